@@ -1,0 +1,55 @@
+package testbench
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// inside binds the hosts file and becomes the command.
+const inside = `mount --bind "$0" /etc/hosts && exec "$@"`
+
+// Command prepares a command that resolves the test names ([APIHost] and the
+// others) to 127.0.0.1: it runs in a mount namespace of its own with another
+// /etc/hosts, while the machine keeps its file. The process id is the
+// command's. An ordinary user needs unprivileged user namespaces. The command
+// is killed when the test ends.
+func Command(tb testing.TB, name string, args ...string) *exec.Cmd {
+	tb.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		tb.Fatalf("looking for %s (scripts/test-deps.sh installs what the tests need): %v", name, err)
+	}
+	argv := []string{"--mount"}
+	if os.Geteuid() != 0 {
+		argv = append(argv, "--map-root-user")
+	}
+	argv = append(argv, "sh", "-c", inside, hostsFile(tb), path)
+	cmd := exec.Command("unshare", append(argv, args...)...)
+	cmd.WaitDelay = 5 * time.Second
+	// Not by tb.Context, which ends before other cleanups could stop it kindly.
+	tb.Cleanup(func() {
+		if cmd.Process != nil {
+			cmd.Process.Kill()
+		}
+	})
+	return cmd
+}
+
+func hostsFile(tb testing.TB) string {
+	tb.Helper()
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		tb.Fatalf("reading the machine's hosts file: %v", err)
+	}
+	hosts = fmt.Appendf(bytes.TrimRight(hosts, "\n"), "\n127.0.0.1 %s %s %s %s\n", APIHost, EvilHost, GitHost, GitHubHost)
+	path := filepath.Join(tb.TempDir(), "hosts")
+	if err := os.WriteFile(path, hosts, 0o644); err != nil {
+		tb.Fatalf("writing a hosts file: %v", err)
+	}
+	return path
+}
