@@ -1,0 +1,115 @@
+package handler
+
+import (
+	"net/http"
+	"sync/atomic"
+
+	"github.com/starpod/caddy-starpod/tokens"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Stats counts over the life of a configuration.
+type Stats struct {
+	Requests    atomic.Int64 // forwarded
+	Intercepted atomic.Int64 // tunnels
+	Tunnelled   atomic.Int64 // blind tunnels
+	Refused     atomic.Int64
+	Replaced    atomic.Int64 // tokens
+	Stripped    atomic.Int64
+	Undecodable atomic.Int64
+}
+
+// finish ends a forwarding: it counts, writes the audit line and lets go of
+// what the request held.
+func (p *Proxy) finish(f *forwarding) {
+	f.mu.Lock()
+	found, result := f.tokens, f.result
+	cleanup := f.cleanup
+	f.tokens, f.cleanup = nil, nil
+	f.mu.Unlock()
+	for _, clean := range cleanup {
+		clean()
+	}
+	p.Stats.Requests.Add(1)
+	p.Stats.Replaced.Add(int64(result.Replaced))
+	p.Stats.Stripped.Add(int64(result.Stripped))
+	p.Stats.Undecodable.Add(int64(result.Undecodable))
+	if len(found) == 0 && f.unscanned == "" {
+		return
+	}
+	level, message := zapcore.InfoLevel, "tokens replaced"
+	if result.Stripped > 0 || result.Undecodable > 0 || result.Replaced == 0 && len(found) > 0 {
+		level, message = zapcore.WarnLevel, "tokens not replaced"
+	} else if len(found) == 0 {
+		level, message = zapcore.InfoLevel, "body not scanned"
+	}
+	if entry := p.Audit.Check(level, message); entry != nil {
+		entry.Write(
+			zap.String("destination", f.dest.String()),
+			zap.String("method", f.in.Method),
+			zap.String("path", tokens.Display(f.keys, f.in.URL.EscapedPath())),
+			zap.Int("status", f.status),
+			zap.Array("tokens", auditTokens(found)),
+			zap.String("not_scanned", f.unscanned),
+		)
+	}
+}
+
+// refused counts and logs an answer that the proxy gave in place of the
+// destination.
+func (p *Proxy) refused(r *http.Request, dest Destination, refusal *Refusal) {
+	p.Stats.Refused.Add(1)
+	if entry := p.Audit.Check(zapcore.WarnLevel, "request refused"); entry != nil {
+		entry.Write(
+			zap.String("client", r.RemoteAddr),
+			zap.String("destination", dest.String()),
+			zap.String("rule", refusal.Rule),
+			zap.Int("status", refusal.Status),
+			zap.String("reason", refusal.Reason),
+		)
+	}
+}
+
+// auditTokens writes what may be known of tokens: never a value.
+type auditTokens []foundToken
+
+// MarshalLogArray implements zapcore.ArrayMarshaler.
+func (ts auditTokens) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, t := range ts {
+		if err := enc.AppendObject(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (t foundToken) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("id", t.ID)
+	enc.AddString("name", t.Name)
+	enc.AddString("place", t.place.String())
+	enc.AddString("action", t.Action.String())
+	enc.AddString("reason", string(t.Reason))
+	return nil
+}
+
+// Counts is a reading of Stats.
+type Counts struct {
+	Requests    int64 `json:"requests"`
+	Intercepted int64 `json:"tunnels_intercepted"`
+	Tunnelled   int64 `json:"tunnels_blind"`
+	Refused     int64 `json:"refused"`
+	Replaced    int64 `json:"tokens_replaced"`
+	Stripped    int64 `json:"tokens_stripped"`
+	Undecodable int64 `json:"tokens_undecodable"`
+}
+
+// Counts reads all counters.
+func (s *Stats) Counts() Counts {
+	return Counts{
+		Requests: s.Requests.Load(), Refused: s.Refused.Load(),
+		Intercepted: s.Intercepted.Load(), Tunnelled: s.Tunnelled.Load(),
+		Replaced: s.Replaced.Load(), Stripped: s.Stripped.Load(), Undecodable: s.Undecodable.Load(),
+	}
+}

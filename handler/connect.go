@@ -1,0 +1,296 @@
+package handler
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/starpod/caddy-starpod/tokens"
+	"go.uber.org/zap"
+)
+
+// tunnel is one CONNECT that is intercepted: the connection to the client with
+// what is known of it. It is the net.Conn under the TLS that is terminated.
+type tunnel struct {
+	net.Conn
+	dest    Destination
+	reenter http.Handler
+	refused func(*Refusal)
+
+	sniffed bool
+	// Conn belongs to the server that the CONNECT came in by, which takes it
+	// back when serveConnect returns: io is held for reading while Conn is in
+	// use, and ended says that it must not be used any more.
+	io    sync.RWMutex
+	ended bool
+
+	once sync.Once
+	done chan struct{}
+}
+
+var errNotTLS = errors.New("what came through the tunnel is not TLS")
+
+// recordTypeHandshake is the first byte of every TLS connection (RFC 8446,
+// section 5.1).
+const recordTypeHandshake = 0x16
+
+// Read reads from the client and ends the tunnel if it does not begin with TLS.
+// Looking here spares a buffer and a hand-off between goroutines.
+func (t *tunnel) Read(p []byte) (int, error) {
+	t.io.RLock()
+	defer t.io.RUnlock()
+	if t.ended {
+		return 0, net.ErrClosed
+	}
+	n, err := t.Conn.Read(p)
+	if !t.sniffed && n > 0 {
+		t.sniffed = true
+		if p[0] != recordTypeHandshake {
+			t.refuseContent(p[0])
+			return 0, errNotTLS
+		}
+	}
+	return n, err
+}
+
+// refuseContent answers what looks like HTTP in a way that its client
+// understands; to anything else the connection just closes.
+func (t *tunnel) refuseContent(first byte) {
+	refusal := &Refusal{
+		Status: http.StatusBadRequest, Rule: RuleTunnel,
+		Reason: "only TLS is served inside a tunnel to " + t.dest.String(),
+		Mend:   "use an https:// URL, ask for http:// without CONNECT, or name the host in `tunnel`",
+	}
+	t.refused(refusal)
+	if first >= 'A' && first <= 'Z' {
+		body := refusal.body()
+		response := http.Response{
+			StatusCode: refusal.Status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
+			Header:        http.Header{"Content-Type": {"application/json"}},
+			ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+		}
+		_ = t.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = response.Write(t.Conn)
+	}
+}
+
+// Write writes to the client.
+func (t *tunnel) Write(p []byte) (int, error) {
+	t.io.RLock()
+	defer t.io.RUnlock()
+	if t.ended {
+		return 0, net.ErrClosed
+	}
+	return t.Conn.Write(p)
+}
+
+// Close ends the tunnel. Whoever hijacks the connection inside it closes it in
+// the end too, so done tells the end of WebSockets as well.
+func (t *tunnel) Close() error {
+	err := t.Conn.Close()
+	t.once.Do(func() { close(t.done) })
+	return err
+}
+
+// wait returns when the tunnel has been closed and nobody uses its connection.
+func (t *tunnel) wait() {
+	<-t.done
+	t.io.Lock()
+	t.ended = true
+	t.io.Unlock()
+}
+
+// serveConnect answers a CONNECT and stays until the tunnel has ended.
+func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter http.Handler) (Destination, error) {
+	if refusal := p.checkCredentials(r); refusal != nil {
+		return Destination{}, refusal
+	}
+	if r.RequestURI != r.Host {
+		// net/http drops user information and path from the line.
+		return Destination{}, refuseAuthority("CONNECT takes host:port and nothing else")
+	}
+	dest, err := parseDestination("https", r.Host, 0)
+	if err != nil {
+		return dest, refuseAuthority(err.Error())
+	}
+	if _, err := p.Guard.CheckName(dest); err != nil {
+		return dest, err
+	}
+	if !p.intercepts(r.Context(), dest) {
+		return dest, p.serveBlind(w, r, dest)
+	}
+	conn, err := accept(w, r)
+	if err != nil {
+		return dest, err
+	}
+	p.Stats.Intercepted.Add(1)
+	t := &tunnel{
+		Conn: conn, dest: dest, reenter: reenter, done: make(chan struct{}),
+		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
+	}
+	if err := p.inner.serve(t); err != nil {
+		_ = t.Close()
+		return dest, nil
+	}
+	t.wait()
+	return dest, nil
+}
+
+// intercepts reports whether TLS towards dest is terminated here. An authority
+// that cannot mint makes the tunnel blind: nothing is swapped in it, and the
+// destination is guarded all the same.
+func (p *Proxy) intercepts(ctx context.Context, dest Destination) bool {
+	if p.Authority == nil || len(p.Tunnel) > 0 && tokens.HostMatches(p.Tunnel, dest.Host, dest.Port) {
+		return false
+	}
+	authority, err := p.Authority(ctx)
+	if err == nil {
+		_, err = authority.Leaf(ctx, dest.Host)
+	}
+	if err != nil {
+		p.Log.Warn("cannot mint a certificate; tunnelling without interception, tokens in it stay tokens",
+			zap.String("destination", dest.String()), zap.Error(err))
+		return false
+	}
+	return true
+}
+
+// serveBlind copies bytes between the client and dest.
+func (p *Proxy) serveBlind(w http.ResponseWriter, r *http.Request, dest Destination) error {
+	target, err := p.upstream.dial(r.Context(), dest)
+	if err != nil {
+		return refuseUpstream(dest, err)
+	}
+	defer target.Close()
+	conn, err := accept(w, r)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	p.Stats.Tunnelled.Add(1)
+
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		copyHalf(target, conn)
+	}()
+	copyHalf(conn, target)
+	<-finished
+	return nil
+}
+
+// copyHalf copies one direction and passes the end of it on, so that half-close
+// works. Where the other side cannot be closed by half it is closed whole.
+func copyHalf(dst, src net.Conn) {
+	_, err := io.Copy(dst, src)
+	if half, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
+		_ = half.CloseWrite()
+		return
+	}
+	_ = dst.Close()
+	if err != nil {
+		_ = src.Close()
+	}
+}
+
+// accept answers 200 to a CONNECT and returns the connection to the client: the
+// hijacked one of HTTP/1, the stream of HTTP/2 and HTTP/3.
+func accept(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
+	ctrl := http.NewResponseController(w)
+	if r.ProtoMajor >= 2 {
+		clear(w.Header())
+		w.WriteHeader(http.StatusOK)
+		if err := ctrl.Flush(); err != nil {
+			return nil, err
+		}
+		return &streamConn{body: r.Body, w: w, ctrl: ctrl, remote: streamAddr(r.RemoteAddr)}, nil
+	}
+	conn, rw, err := ctrl.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection Established\r\n\r\n"); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		return &bufferedConn{Conn: conn, early: rw.Reader}, nil
+	}
+	return conn, nil
+}
+
+// bufferedConn reads first what the server had already read of the client when
+// the connection was hijacked, which may be a whole ClientHello.
+type bufferedConn struct {
+	net.Conn
+	early *bufio.Reader // nil once it is empty
+}
+
+func (c *bufferedConn) Read(p []byte) (int, error) {
+	if c.early == nil {
+		return c.Conn.Read(p)
+	}
+	if n := c.early.Buffered(); n < len(p) {
+		p = p[:n]
+	}
+	n, err := c.early.Read(p)
+	if c.early.Buffered() == 0 {
+		c.early = nil
+	}
+	return n, err
+}
+
+func (c *bufferedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// streamConn makes a net.Conn of the stream of a CONNECT over HTTP/2 or HTTP/3.
+type streamConn struct {
+	body   io.ReadCloser
+	w      io.Writer
+	ctrl   *http.ResponseController
+	remote streamAddr
+}
+
+type streamAddr string
+
+func (streamAddr) Network() string  { return "tcp" }
+func (a streamAddr) String() string { return string(a) }
+
+func (c *streamConn) Read(p []byte) (int, error) { return c.body.Read(p) }
+
+func (c *streamConn) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, c.ctrl.Flush()
+}
+
+// Close ends reads and writes under way; the stream itself ends when the
+// handler returns.
+func (c *streamConn) Close() error {
+	_ = c.SetDeadline(time.Unix(1, 0))
+	return c.body.Close()
+}
+
+func (c *streamConn) LocalAddr() net.Addr                { return streamAddr("") }
+func (c *streamConn) RemoteAddr() net.Addr               { return c.remote }
+func (c *streamConn) SetReadDeadline(t time.Time) error  { return c.ctrl.SetReadDeadline(t) }
+func (c *streamConn) SetWriteDeadline(t time.Time) error { return c.ctrl.SetWriteDeadline(t) }
+func (c *streamConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}

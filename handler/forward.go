@@ -1,0 +1,184 @@
+package handler
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/starpod/caddy-starpod/tokens"
+	"golang.org/x/net/http/httpguts"
+)
+
+// forwarding is the state of one request on its way out. Real values are in it
+// only between RoundTrip and the end of the request, and nothing prints it.
+type forwarding struct {
+	proxy   *Proxy
+	dest    Destination
+	in      *http.Request // as it came through Caddy; never altered
+	host    string        // Host as the client spelled it
+	dropped http.Header   // what Caddy's server removed, see exchange
+	keys    *tokens.Keyring
+	started time.Time
+	status  int
+	err     error // what the transport said, for the answer
+
+	mu        sync.Mutex
+	tokens    []foundToken
+	result    tokens.Result
+	cleanup   []func() // what to let go of at the end
+	unscanned string   // why the body was not looked into, "" if it was
+}
+
+// foundToken is one token and the place it was found in.
+type foundToken struct {
+	tokens.Token
+	place Place
+}
+
+type forwardingKey struct{}
+
+func forwardingFrom(ctx context.Context) *forwarding {
+	f, _ := ctx.Value(forwardingKey{}).(*forwarding)
+	return f
+}
+
+// serveForward carries one request to dest and its response back. ex is nil for
+// a request that came in absolute form.
+func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destination, ex *exchange, next NextFunc) error {
+	if _, err := p.Guard.CheckName(dest); err != nil {
+		return err
+	}
+	keys, err := p.Keys()
+	if err != nil {
+		return err
+	}
+	f := &forwarding{proxy: p, dest: dest, in: r, host: r.Host, keys: keys, started: time.Now()}
+	if ex != nil {
+		f.host, f.dropped = ex.host, ex.dropped
+	}
+	defer p.finish(f) // also when the response breaks off and the handler panics
+	r = r.WithContext(context.WithValue(r.Context(), forwardingKey{}, f))
+	mw := &mirrorWriter{ResponseWriter: w, f: f}
+	if p.HandOver {
+		return f.handOver(mw, r, next)
+	}
+	withoutOwnHeaders(w.Header())
+	p.forward.ServeHTTP(mw, r)
+	if f.err != nil {
+		return f.refusal(f.err)
+	}
+	return nil
+}
+
+// handOver swaps and gives the request to the next handler of the route.
+func (f *forwarding) handOver(w http.ResponseWriter, r *http.Request, next NextFunc) error {
+	path, query, hasQuery := rawTarget(r)
+	out := r.Clone(r.Context())
+	out.URL = f.targetURL(path, query, hasQuery)
+	out.Host = f.host
+	for name, values := range f.dropped {
+		out.Header[name] = values
+	}
+	out, err := f.swap(out)
+	if err != nil {
+		return f.refusal(err)
+	}
+	// Handlers of Caddy read Path, not Opaque.
+	u, err := url.ParseRequestURI(out.URL.RequestURI())
+	if err != nil {
+		return refuseAuthority("the path cannot be read")
+	}
+	u.Scheme, u.Host = f.dest.Scheme, out.URL.Host
+	out.URL, out.RequestURI = u, u.RequestURI()
+	return next(w, out)
+}
+
+// refusal turns an error of swapping or sending into the answer.
+func (f *forwarding) refusal(err error) error {
+	if f.in.Context().Err() != nil {
+		// The client is gone; the status is for the access log alone.
+		return &Refusal{Status: 499, Rule: RuleBody, Reason: "the client went away", Err: context.Canceled}
+	}
+	return f.scrub(refuseUpstream(f.dest, err))
+}
+
+// scrub drops the cause of a refusal if its text could hold a value that was
+// put into the request: errors of libraries may quote what they choke on.
+func (f *forwarding) scrub(err error) error {
+	refusal, ok := err.(*Refusal)
+	if !ok || refusal.Err == nil {
+		return err
+	}
+	text := refusal.Err.Error()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range f.tokens {
+		if v := t.Value.Reveal(); v != "" && (strings.Contains(text, v) || strings.Contains(text, url.PathEscape(v))) {
+			refusal.Err = nil
+			break
+		}
+	}
+	return refusal
+}
+
+// targetURL makes the URL of the outgoing request out of the raw target. The
+// path travels as Opaque, the only form that net/url does not encode anew.
+func (f *forwarding) targetURL(path, query string, hasQuery bool) *url.URL {
+	u := &url.URL{Scheme: f.dest.Scheme, Host: f.dest.HostPort(), RawQuery: query, ForceQuery: hasQuery && query == ""}
+	f.setPath(u, path)
+	return u
+}
+
+func (f *forwarding) setPath(u *url.URL, path string) {
+	switch {
+	case f.dest.Scheme == "http" && f.proxy.Egress.Upstream != nil:
+		u.Opaque = "//" + f.host + path // absolute form, as a proxy is asked
+	case strings.HasPrefix(path, "//"):
+		// An Opaque like this would be taken for an authority.
+		u.RawPath = path
+		u.Path, _ = url.PathUnescape(path)
+	default:
+		u.Opaque = path
+	}
+}
+
+// withoutOwnHeaders removes what Caddy's server says of itself: the response is
+// the destination's.
+func withoutOwnHeaders(h http.Header) {
+	if v := h["Server"]; len(v) == 1 && v[0] == "Caddy" {
+		delete(h, "Server")
+	}
+	delete(h, "Alt-Svc")
+}
+
+// mirrorWriter keeps net/http from adding to a response what the destination
+// did not send: nil entries switch its Date and Content-Type off.
+type mirrorWriter struct {
+	http.ResponseWriter
+	f *forwarding
+}
+
+func (w *mirrorWriter) WriteHeader(status int) {
+	h := w.Header()
+	for _, name := range [...]string{"Date", "Content-Type"} {
+		if _, ok := h[name]; !ok {
+			h[name] = nil
+		}
+	}
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		w.f.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *mirrorWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// connectionNamed reports whether Connection lists the field, which makes it
+// one for this hop only (RFC 9110, section 7.6.1).
+func connectionNamed(h http.Header, name string) bool {
+	return httpguts.HeaderValuesContainsToken(h["Connection"], name)
+}

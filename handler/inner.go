@@ -1,0 +1,139 @@
+package handler
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/starpod/caddy-starpod/tokens"
+	"go.uber.org/zap"
+)
+
+const (
+	// innerHeaderBytes bounds the header of a request inside a tunnel. Servers
+	// accept far less; it is there so that a client cannot hold much memory.
+	innerHeaderBytes = 1 << 20
+
+	// handshakeTimeout bounds the TLS handshake and each request header.
+	handshakeTimeout = time.Minute
+
+	// innerIdleTimeout closes tunnels with no request in flight, as Caddy does.
+	innerIdleTimeout = 5 * time.Minute
+)
+
+// innerServer terminates TLS in tunnels and serves the requests inside, all of
+// them with one http.Server.
+type innerServer struct {
+	proxy  *Proxy
+	tls    *tls.Config
+	server *http.Server
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+var errInnerClosed = errors.New("the proxy has been shut down")
+
+func newInnerServer(p *Proxy) *innerServer {
+	s := &innerServer{proxy: p, conns: make(chan net.Conn), closed: make(chan struct{})}
+	s.tls = &tls.Config{
+		GetCertificate: s.certificate,
+		NextProtos:     []string{"h2", "http/1.1"},
+		MinVersion:     tls.VersionTLS12,
+	}
+	errorLog, err := zap.NewStdLogAt(p.Log, zap.DebugLevel)
+	if err != nil {
+		errorLog = log.New(io.Discard, "", 0)
+	}
+	s.server = &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: handshakeTimeout,
+		IdleTimeout:       innerIdleTimeout,
+		MaxHeaderBytes:    innerHeaderBytes,
+		// OPTIONS * is the destination's to answer.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     errorLog,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, tunnelKey{}, conn.(*tls.Conn).NetConn().(*tunnel))
+		},
+	}
+	go func() { _ = s.server.Serve(s) }()
+	return s
+}
+
+type tunnelKey struct{}
+
+// serve takes a tunnel over. Its done channel tells when it has ended.
+func (s *innerServer) serve(t *tunnel) error {
+	select {
+	case s.conns <- tls.Server(t, s.tls):
+		return nil
+	case <-s.closed:
+		return errInnerClosed
+	}
+}
+
+// certificate mints for the name the client asks for, even where it is not the
+// tunnel's destination: the client shall learn why in an answer it understands.
+func (s *innerServer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	t := hello.Conn.(*tunnel)
+	name := t.dest.Host
+	if hello.ServerName != "" {
+		canonical, err := tokens.CanonicalHost(hello.ServerName)
+		if err != nil {
+			return nil, err
+		}
+		name = canonical
+	}
+	authority, err := s.proxy.Authority(hello.Context())
+	if err != nil {
+		return nil, err
+	}
+	return authority.Leaf(hello.Context(), name)
+}
+
+// ServeHTTP gives a request from inside a tunnel to the server that the tunnel
+// came from, or refuses it there and then.
+func (s *innerServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t := r.Context().Value(tunnelKey{}).(*tunnel)
+	ex, err := newExchange(t.dest, r)
+	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+		s.proxy.refused(r, t.dest, refusal)
+		refusal.Write(w)
+		return
+	}
+	t.reenter.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex)))
+}
+
+// Accept, Close and Addr make the server its own listener.
+func (s *innerServer) Accept() (net.Conn, error) {
+	select {
+	case conn := <-s.conns:
+		return conn, nil
+	case <-s.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close stops Accept.
+func (s *innerServer) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+// Addr is asked for by nobody, but a net.Listener has one.
+func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
+
+func (s *innerServer) shutdown(ctx context.Context) error {
+	_ = s.Close()
+	if err := s.server.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.server.Close())
+	}
+	return nil
+}

@@ -1,0 +1,233 @@
+package handler
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/starpod/caddy-starpod/tokens"
+	"golang.org/x/net/http/httpguts"
+)
+
+// swapTransport is where tokens become values: it swaps on a copy of the
+// request and sends the copy. Nothing above it ever sees a value.
+type swapTransport struct{ proxy *Proxy }
+
+// RoundTrip implements http.RoundTripper.
+func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	f := forwardingFrom(req.Context())
+	out, err := f.swap(req)
+	if err != nil {
+		return nil, err
+	}
+	transport := t.proxy.upstream.h1
+	if f.in.ProtoMajor >= 2 && f.dest.Scheme == "https" {
+		transport = t.proxy.upstream.h2
+	}
+	return transport.RoundTrip(out)
+}
+
+// swap returns a copy of req with its tokens swapped; req stays as it is. A
+// part that holds no token is shared with req.
+func (f *forwarding) swap(req *http.Request) (*http.Request, error) {
+	out := req.WithContext(req.Context())
+	if err := f.swapURL(out); err != nil {
+		return nil, err
+	}
+	if err := f.swapHeaders(out); err != nil {
+		return nil, err
+	}
+	if err := f.swapBody(out); err != nil {
+		return nil, err
+	}
+	f.swapTrailers(out)
+	return out, nil
+}
+
+// scanner makes a scanner for one place of this request.
+func (f *forwarding) scanner(place Place, form tokens.Form) *tokens.Scanner {
+	policy := f.proxy.Swap
+	s := &tokens.Scanner{
+		Keys: f.keys, Form: form,
+		OnMismatch: policy.OnMismatch, OnUndecodable: policy.OnUndecodable,
+		Target: tokens.Target{
+			Host: f.dest.Host, Port: f.dest.Port, Time: f.started,
+			Method: f.in.Method, Path: f.in.URL.EscapedPath(),
+		},
+		OnToken: func(t tokens.Token) error { return f.found(place, t) },
+	}
+	if f.dest.Scheme == "http" && policy.PlaintextHTTP != PlaintextReplace {
+		s.Refuse = reasonPlaintext
+		s.OnMismatch = tokens.Strip
+		if policy.PlaintextHTTP == PlaintextDeny {
+			s.OnMismatch = tokens.Deny
+		}
+	}
+	return s
+}
+
+const reasonPlaintext tokens.Reason = "plaintext"
+
+// found takes note of a token, and refuses the request where it must not go on.
+func (f *forwarding) found(place Place, t tokens.Token) error {
+	f.mu.Lock()
+	f.tokens = append(f.tokens, foundToken{t, place})
+	f.mu.Unlock()
+	switch {
+	case t.Action == tokens.Denied:
+		return refuseToken(t)
+	case place == PlaceHeader && t.Action == tokens.Replaced && !httpguts.ValidHeaderFieldValue(t.Value.Reveal()):
+		return &Refusal{
+			Status: http.StatusBadRequest, Rule: RuleHeaderValue,
+			Reason: "the value of token " + t.ID + " has characters that no header may carry (a line break or NUL)",
+			Mend:   "seal the value without its line break, or send it in the body",
+		}
+	}
+	return nil
+}
+
+func refuseToken(t tokens.Token) *Refusal {
+	refusal := &Refusal{Status: http.StatusForbidden, Rule: RuleMismatch}
+	switch t.Reason {
+	case tokens.ReasonUndecodable:
+		refusal.Rule = RuleUndecodable
+		refusal.Reason = "token " + t.ID + " was sealed with another key"
+		refusal.Mend = "seal it anew, or add the key it was sealed with to `master_key_file`"
+	case reasonPlaintext:
+		refusal.Rule = RulePlaintext
+		refusal.Reason = "token " + t.ID + " may not go out over http://"
+		refusal.Mend = "use https://, or set `plaintext_http replace`"
+	default:
+		refusal.Reason = "token " + t.ID + " is not for this request (" + string(t.Reason) + ")"
+		refusal.Mend = "seal the secret for this host, method and path"
+	}
+	return refusal
+}
+
+// swapURL swaps in path and query, which are scanned apart.
+func (f *forwarding) swapURL(out *http.Request) error {
+	path := out.URL.Opaque
+	if path == "" {
+		path = out.URL.EscapedPath()
+	}
+	newPath, err := f.swapString(PlacePath, tokens.Percent, path)
+	if err != nil {
+		return err
+	}
+	query, err := f.swapString(PlaceQuery, tokens.Percent, out.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	if newPath == path && query == out.URL.RawQuery {
+		return nil
+	}
+	u := *out.URL
+	u.RawQuery = query
+	if out.URL.Opaque != "" {
+		u.Opaque = newPath
+	} else {
+		u.RawPath = newPath
+		u.Path, _ = url.PathUnescape(newPath)
+	}
+	out.URL = &u
+	return nil
+}
+
+// swapString swaps in text of one place. It returns text itself where that
+// place is not scanned or holds no token.
+func (f *forwarding) swapString(place Place, form tokens.Form, text string) (string, error) {
+	if !f.proxy.Swap.Scan.Has(place) || !tokens.ContainsString(text) {
+		return text, nil
+	}
+	s := f.scanner(place, form)
+	swapped, err := s.ScanString(text)
+	f.add(s.Result)
+	return swapped, err
+}
+
+func (f *forwarding) add(r tokens.Result) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.result.Replaced += r.Replaced
+	f.result.Stripped += r.Stripped
+	f.result.Undecodable += r.Undecodable
+}
+
+// swapHeaders swaps in header values, on a copy of the header once one changes.
+func (f *forwarding) swapHeaders(out *http.Request) error {
+	header, err := f.swapFields(out.Header)
+	if err != nil {
+		return err
+	}
+	out.Header = header
+	return nil
+}
+
+func (f *forwarding) swapFields(h http.Header) (http.Header, error) {
+	swapped, copied := h, false
+	for name, values := range h {
+		for i, value := range values {
+			fresh, err := f.swapField(name, value)
+			if err != nil {
+				return nil, err
+			}
+			if fresh == value {
+				continue
+			}
+			if !copied {
+				swapped, copied = h.Clone(), true
+			}
+			swapped[name][i] = fresh
+		}
+	}
+	return swapped, nil
+}
+
+// swapField swaps in one field value. Basic credentials (RFC 7617) are looked
+// into as well, since clients encode the token before we see it.
+func (f *forwarding) swapField(name, value string) (string, error) {
+	if name == "Authorization" && f.proxy.Swap.Scan.Has(PlaceBasic) {
+		if fresh, ok, err := f.swapBasic(value); ok || err != nil {
+			return fresh, err
+		}
+	}
+	return f.swapString(PlaceHeader, tokens.Raw, value)
+}
+
+// swapBasic swaps inside Basic credentials; ok is false where there are none or
+// no token is in them.
+func (f *forwarding) swapBasic(value string) (fresh string, ok bool, err error) {
+	const scheme = "basic"
+	if len(value) <= len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+		return "", false, nil
+	}
+	blob := strings.TrimLeft(value[len(scheme):], " \t")
+	start := len(value) - len(blob)
+	if start == len(scheme) {
+		return "", false, nil
+	}
+	encoding := base64.RawStdEncoding
+	body := strings.TrimRight(blob, "=")
+	if body != blob {
+		encoding = base64.StdEncoding
+	}
+	plain, err := base64.RawStdEncoding.DecodeString(body)
+	if err != nil || !tokens.Contains(plain) {
+		return "", false, nil
+	}
+	s := f.scanner(PlaceBasic, tokens.Raw)
+	swapped, err := s.Bytes(plain)
+	f.add(s.Result)
+	if err != nil {
+		return "", false, err
+	}
+	if s.Result.Replaced+s.Result.Stripped == 0 {
+		return value, true, nil
+	}
+	if len(plain)%3 == 0 {
+		// The old length had no need of padding, so it does not tell the style.
+		encoding = base64.StdEncoding
+	}
+	return value[:start] + encoding.EncodeToString(swapped), true, nil
+}
