@@ -1,0 +1,68 @@
+package starpod
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/starpod/caddy-starpod/handler"
+)
+
+// Admin serves GET /starpod/status on Caddy's admin endpoint.
+type Admin struct{}
+
+// CaddyModule returns the Caddy module information.
+func (Admin) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.starpod", New: func() caddy.Module { return new(Admin) }}
+}
+
+// Routes implements caddy.AdminRouter.
+func (Admin) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: "/starpod/status", Handler: caddy.AdminHandlerFunc(serveStatus)}}
+}
+
+// Status is the answer of GET /starpod/status.
+type Status struct {
+	Tier    Tier           `json:"tier"`
+	CA      CAStatus       `json:"ca"`
+	Proxies []ProxyStatus  `json:"proxies"`
+	Counts  handler.Counts `json:"counts"`
+}
+
+// CAStatus describes the certificate authority.
+type CAStatus struct {
+	Fingerprint string `json:"fingerprint"` // SHA-256 of the root
+	NotAfter    string `json:"not_after"`   // RFC 3339
+	Bundle      string `json:"bundle"`      // file for clients
+	SystemRoots string `json:"system_roots,omitempty"`
+}
+
+// ProxyStatus describes one starpod_secrets directive.
+type ProxyStatus struct {
+	Listen    []string `json:"listen"`
+	Intercept bool     `json:"intercept"`
+	Keys      int      `json:"keys"` // how many keys open tokens
+}
+
+func serveStatus(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet {
+		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Message: "only GET"}
+	}
+	// Admin modules are provisioned before apps, so the app is looked up late.
+	app, err := caddy.ActiveContext().AppIfConfigured("starpod")
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusNotFound, Message: "no starpod in the running configuration"}
+	}
+	status, err := app.(*App).Status(r.Context())
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Message: err.Error(), Err: err}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(status)
+}
+
+// Interface guard
+var _ caddy.AdminRouter = Admin{}

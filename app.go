@@ -1,0 +1,160 @@
+package starpod
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+
+	"github.com/starpod/caddy-starpod/ca"
+	"github.com/starpod/caddy-starpod/handler"
+)
+
+// App is what all proxies of a configuration share: the certificate authority
+// and the isolation of clients.
+type App struct {
+	// Folder of the authority's files proxy-ca.pem, proxy-ca-key.pem and
+	// proxy-ca-bundle.pem. Default: starpod in Caddy's data directory.
+	DataDir string `json:"data_dir,omitempty"`
+
+	// How clients are kept from going around the proxy: auto takes the
+	// strongest that works here, env relies on proxy environment variables.
+	// Default: auto.
+	Isolation string `json:"isolation,omitempty"`
+
+	// Where certificates for interception come from. Default: an authority in
+	// data_dir, made on first start.
+	CA *CAConfig `json:"ca,omitempty"`
+
+	dir     string // DataDir, absolute
+	issuer  certmagic.Issuer
+	roots   []*x509.Certificate
+	proxies []*handler.Proxy
+	starts  []func() error
+	stats   *handler.Stats
+	tier    Tier
+	logger  *zap.Logger
+
+	mu        sync.Mutex
+	authority *ca.Authority
+	bundle    ca.Bundle
+}
+
+// CAConfig names an issuer module of Caddy as the authority.
+type CAConfig struct {
+	// A module in tls.issuance that signs the certificates, for example
+	// internal, whose authority lives in Caddy's storage and so is shared by
+	// all instances on that storage.
+	IssuerRaw json.RawMessage `json:"issuer,omitempty" caddy:"namespace=tls.issuance inline_key=module"`
+
+	// PEM files with the roots that clients need to trust. Not needed for the
+	// internal issuer, which knows its root.
+	Roots []string `json:"roots,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "starpod", New: func() caddy.Module { return new(App) }}
+}
+
+// Provision reads what is there. What is missing is made when the app starts,
+// or when a proxy needs it first, since apps start in no particular order.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	a.stats = new(handler.Stats)
+	if a.DataDir == "" {
+		a.DataDir = filepath.Join(caddy.AppDataDir(), "starpod")
+	}
+	// Clients are told these paths, and work in other folders.
+	dir, err := filepath.Abs(a.DataDir)
+	if err != nil {
+		return err
+	}
+	a.dir = dir
+	tier, err := chooseTier(a.Isolation)
+	if err != nil {
+		return err
+	}
+	a.tier = tier
+	if a.CA != nil {
+		return a.provisionIssuer(ctx)
+	}
+	if _, err := ca.Load(a.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("loading the certificate authority: %w", err)
+	}
+	return nil
+}
+
+// Start makes what is missing and says in the log which isolation there is.
+func (a *App) Start() error {
+	if _, err := a.Authority(context.Background()); err != nil {
+		return err
+	}
+	for _, start := range a.starts {
+		if err := start(); err != nil {
+			return err
+		}
+	}
+	a.logger.Info(a.tier.Line)
+	return nil
+}
+
+// Stop has nothing to end: the proxies clean up themselves.
+func (a *App) Stop() error { return nil }
+
+// Attach implements [handler.Runtime].
+func (a *App) Attach(p *handler.Proxy, start func() error) {
+	p.Stats = a.stats
+	a.proxies = append(a.proxies, p)
+	a.starts = append(a.starts, start)
+}
+
+// Authority implements [handler.Runtime]. The first call loads or makes the
+// authority and writes the bundle for clients.
+func (a *App) Authority(context.Context) (*ca.Authority, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.authority != nil {
+		return a.authority, nil
+	}
+	signer, err := a.signer()
+	if err != nil {
+		return nil, fmt.Errorf("loading the certificate authority: %w", err)
+	}
+	authority, err := ca.New(signer, ca.Options{})
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := ca.WriteBundle(filepath.Join(a.dir, ca.BundleFile), authority.Roots())
+	if err != nil {
+		return nil, fmt.Errorf("writing the bundle for clients: %w", err)
+	}
+	if bundle.SystemRoots == "" {
+		a.logger.Warn("no file with the system's roots found; the bundle holds this proxy's root alone, "+
+			"so clients that use it trust nothing else", zap.String("bundle", bundle.Path))
+	}
+	a.authority, a.bundle = authority, bundle
+	return authority, nil
+}
+
+func (a *App) signer() (ca.Signer, error) {
+	if a.issuer != nil {
+		return ca.NewIssuer(a.issue, a.roots), nil
+	}
+	return ca.LoadOrGenerate(a.dir)
+}
+
+// Interface guards
+var (
+	_ caddy.App         = (*App)(nil)
+	_ caddy.Provisioner = (*App)(nil)
+	_ handler.Runtime   = (*App)(nil)
+)

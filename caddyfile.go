@@ -1,0 +1,116 @@
+package starpod
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/certmagic"
+)
+
+// parseGlobalOption reads the global option starpod. Syntax:
+//
+//	starpod {
+//		data_dir  <folder>
+//		isolation auto|env
+//		ca {
+//			issuer <name> ...
+//			root   <pem file>...
+//		}
+//	}
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		d.Next()
+		return nil, d.Err("the global option starpod is given twice")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "starpod", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens.
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the option's name
+	if d.NextArg() {
+		return d.Errf("the global option starpod takes a block, not %q", d.Val())
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		if seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+		if err := a.unmarshalOption(d, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
+	switch name {
+	case "data_dir":
+		if !d.AllArgs(&a.DataDir) {
+			return d.Err("data_dir takes one folder")
+		}
+	case "isolation":
+		if !d.AllArgs(&a.Isolation) {
+			return d.Err("isolation takes one of: auto, env")
+		}
+		if _, err := chooseTier(a.Isolation); err != nil {
+			return d.Err(err.Error())
+		}
+	case "namespace":
+		return d.Err("namespace is not available in this version, which has no network namespaces: use `isolation env`")
+	case "ca":
+		a.CA = new(CAConfig)
+		return a.CA.unmarshal(d)
+	default:
+		return d.Errf("unknown option %q of starpod", name)
+	}
+	return nil
+}
+
+func (c *CAConfig) unmarshal(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("ca takes a block, not %q", d.Val())
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		switch d.Val() {
+		case "issuer":
+			if c.IssuerRaw != nil {
+				return d.Err("issuer is given twice")
+			}
+			if !d.NextArg() {
+				return d.Err("issuer takes the name of an issuer module, like internal")
+			}
+			name := d.Val()
+			module, err := caddyfile.UnmarshalModule(d, "tls.issuance."+name)
+			if err != nil {
+				return err
+			}
+			issuer, ok := module.(certmagic.Issuer)
+			if !ok {
+				return d.Errf("%s does not issue certificates", name)
+			}
+			c.IssuerRaw = caddyconfig.JSONModuleObject(issuer, "module", name, nil)
+		case "root":
+			files := d.RemainingArgs()
+			if len(files) == 0 {
+				return d.Err("root takes at least one PEM file")
+			}
+			c.Roots = append(c.Roots, files...)
+		default:
+			return d.Errf("unknown option %q of ca", d.Val())
+		}
+	}
+	if c.IssuerRaw == nil {
+		return d.Err("ca needs an issuer, like `issuer internal`; without the block an authority is made in data_dir")
+	}
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*App)(nil)
