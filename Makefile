@@ -1,0 +1,41 @@
+# make run    build, and run the proxy with examples/Caddyfile
+# make test   install what the tests lack (as root) and run everything
+# make demo   the main job by itself, offline
+# make build, lint, fuzz, xcaddy: see below
+
+GO ?= go
+FUZZTIME ?= 30s
+
+# The version of the tools that lint runs, from the module proxy.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: build run demo test lint fuzz xcaddy clean
+
+build:
+	$(GO) build -trimpath -o caddy ./cmd/caddy
+
+run: build
+	@scripts/next-steps.sh
+	./caddy run --config examples/Caddyfile --adapter caddyfile
+
+demo: build
+	./caddy starpod demo
+
+test:
+	scripts/test-deps.sh
+	$(GO) test -race -timeout 20m ./...
+
+lint:
+	scripts/lint.sh '$(STATICCHECK)' '$(GOVULNCHECK)'
+
+# Every fuzz target for FUZZTIME.
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+# A Caddy by xcaddy, as xcaddy.json describes it. WITH=all adds the optional plugins.
+xcaddy:
+	$(GO) run ./internal/xcaddy -with '$(WITH)'
+
+clean:
+	rm -rf caddy dist

@@ -1,0 +1,32 @@
+#!/bin/sh
+# gofmt, go vet for every system, staticcheck, and govulncheck where its
+# database can be reached. Arguments: the two tools as module@version.
+set -eu
+staticcheck=$1 govulncheck=$2
+
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+if [ -n "$unformatted" ]; then
+	printf 'gofmt would change:\n%s\n' "$unformatted" >&2
+	exit 1
+fi
+
+go vet ./...
+for os in darwin windows freebsd; do
+	echo "go vet for $os"
+	GOOS=$os go vet . ./ca ./tokens ./handler ./cmd/...
+done
+
+tools=$(mktemp -d)
+trap 'rm -rf "$tools"' EXIT
+GOBIN=$tools go install "$staticcheck" "$govulncheck"
+
+"$tools/staticcheck" ./...
+
+# Exit status 3 means findings; anything else that is not 0, that it could not run.
+status=0
+"$tools/govulncheck" ./... || status=$?
+case $status in
+0) ;;
+3) exit 3 ;;
+*) echo "govulncheck did not run (status $status): its database cannot be reached from here" >&2 ;;
+esac
