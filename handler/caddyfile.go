@@ -36,7 +36,7 @@ func ParseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	starpod_secrets [@matcher] [<key file>...] {
 //		master_key_file  <file> [<older file>...]
 //		generate_key
-//		scan             header|path|query|body|basic|websocket ...
+//		scan             header|path|query|body|basic ...
 //		on_mismatch      strip|deny|pass
 //		on_undecodable   pass|strip|deny
 //		plaintext_http   replace|strip|deny

@@ -1,12 +1,17 @@
 package handler
 
 import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/starpod/caddy-starpod/internal/testbench"
+	"go.uber.org/zap/zapcore"
 )
 
 // TestTokenPlaces puts a token everywhere a client can put one, over every way
@@ -81,5 +86,71 @@ func TestWrongKey(t *testing.T) {
 	}
 	if n := b.proxy.Stats.Undecodable.Load(); n != 2 {
 		t.Errorf("counted %d undecodable tokens, want 2", n)
+	}
+}
+
+// TestAuditLine reads back what is logged of a request with tokens: enough to
+// know what happened, at the level it deserves, and nothing secret.
+func TestAuditLine(t *testing.T) {
+	foreign := testbench.Seal(t, []byte(strings.Repeat("x", 32)), canary)
+	for name, test := range map[string]struct {
+		token   func(*bench) string
+		level   zapcore.Level
+		message string
+		action  string
+		reason  string
+	}{
+		"a token is replaced":       {func(b *bench) string { return b.token("api.starpod.test") }, zapcore.InfoLevel, "tokens replaced", "replace", ""},
+		"a token is for other host": {func(b *bench) string { return b.token("other.test") }, zapcore.WarnLevel, "tokens not replaced", "strip", "host"},
+		"a token does not open":     {func(*bench) string { return foreign }, zapcore.WarnLevel, "tokens not replaced", "leave", "undecodable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil)
+			token := test.token(b)
+			b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/a/"+token, ""))
+			lines := b.logs.FilterLoggerName("audit").AllUntimed()
+			if len(lines) != 1 {
+				t.Fatalf("got %d audit lines, want 1: %v", len(lines), lines)
+			}
+			if lines[0].Level != test.level || lines[0].Message != test.message {
+				t.Errorf("got %v %q, want %v %q", lines[0].Level, lines[0].Message, test.level, test.message)
+			}
+			fields := lines[0].ContextMap()
+			id := fmt.Sprintf("%x", sha256.Sum256([]byte(token)))[:8]
+			want := map[string]any{"id": id, "name": "", "place": "path", "action": test.action, "reason": test.reason}
+			if got := fields["tokens"].([]any)[0]; !reflect.DeepEqual(got, want) {
+				t.Errorf("tokens: got %v, want %v", got, want)
+			}
+			if fields["destination"] != b.up.URL("api.starpod.test") || fields["method"] != "GET" || fields["status"] != int64(200) {
+				t.Errorf("got destination %v, method %v, status %v", fields["destination"], fields["method"], fields["status"])
+			}
+			if shown := fields["path"]; test.action != "leave" && shown != "/a/⟨token "+id+"⟩" {
+				t.Errorf("path: got %v, want the token shown by its id %s", shown, id)
+			}
+		})
+	}
+}
+
+// TestUnreachable answers 502 with JSON for what cannot be reached.
+func TestUnreachable(t *testing.T) {
+	b := newBench(t, nil)
+	closed := testbench.FreePort(t)
+	for name, test := range map[string]struct {
+		target string
+		want   string
+	}{
+		"nobody listens": {fmt.Sprintf("http://api.starpod.test:%d/", closed), "cannot be reached"},
+		"no such name":   {"http://nowhere.test/", "cannot be resolved"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			response, body := b.do(b.client(false), b.request("GET", test.target, ""))
+			var answer struct{ Error, Rule string }
+			if err := json.Unmarshal([]byte(body), &answer); err != nil {
+				t.Fatalf("got body %q, want JSON: %v", body, err)
+			}
+			if response.StatusCode != http.StatusBadGateway || answer.Rule != RuleUpstream || !strings.Contains(answer.Error, test.want) {
+				t.Errorf("got %d %+v, want 502 and %q", response.StatusCode, answer, test.want)
+			}
+		})
 	}
 }

@@ -37,8 +37,8 @@ type Handler struct {
 	// Create the first key file if it is missing. Default: false.
 	GenerateKey bool `json:"generate_key,omitempty"`
 
-	// Where tokens are looked for: header, path, query, body, basic (inside the
-	// credentials of Authorization: Basic) and websocket. Default: all.
+	// Where tokens are looked for: header, path, query, body, and basic (inside
+	// the credentials of Authorization: Basic). Default: all.
 	Scan []string `json:"scan,omitempty"`
 
 	// What becomes of a token that is not for the destination: strip, deny (the

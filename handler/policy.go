@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -16,11 +17,10 @@ const (
 	PlaceQuery
 	PlaceBody
 	PlaceBasic
-	PlaceWebSocket
 	placeCount
 )
 
-var placeNames = [placeCount]string{"header", "path", "query", "body", "basic", "websocket"}
+var placeNames = [placeCount]string{"header", "path", "query", "body", "basic"}
 
 // String returns the word of the Caddyfile.
 func (p Place) String() string { return placeNames[p] }
@@ -58,6 +58,9 @@ func parsePlace(word string) (Place, error) {
 		if name == word {
 			return Place(i), nil
 		}
+	}
+	if word == "websocket" {
+		return 0, errors.New("websocket is not available in this version: WebSocket messages pass as they are")
 	}
 	return 0, fmt.Errorf("%q is no place to scan: choose from %v", word, placeNames)
 }

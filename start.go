@@ -1,0 +1,288 @@
+package starpod
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/starpod/caddy-starpod/ca"
+	"github.com/starpod/caddy-starpod/handler"
+	"github.com/starpod/caddy-starpod/tokens"
+)
+
+// Config describes a proxy of one's own, without a Caddy configuration. The
+// zero value is usable: a key, an authority and credentials that exist in
+// memory only, on a loopback port chosen by the system.
+type Config struct {
+	// MasterKey is 32 bytes. Default: a random one.
+	MasterKey []byte
+
+	// DataDir keeps the authority from one start to the next. Default: the
+	// authority lives in memory, and its public half in a temporary folder.
+	DataDir string
+
+	// Addr is the address to listen on. Default: 127.0.0.1:0.
+	Addr string
+
+	// Isolation is auto or env. Default: auto.
+	Isolation string
+
+	// NoIntercept makes every CONNECT a blind tunnel.
+	NoIntercept bool
+
+	// Open lets every local process use the proxy. Default: only who knows the
+	// credentials, which are in the environment that Prepare sets.
+	Open bool
+
+	// Rules, Trust and Upstream are the lines of the same names in `egress`.
+	Rules    []handler.EgressRule
+	Trust    []string
+	Upstream string
+
+	// Swap says where tokens are looked for and what becomes of them.
+	Swap handler.SwapPolicy
+
+	// Resolver looks up the names of destinations. Default: the system's.
+	Resolver *net.Resolver
+
+	// Logger gets warnings and the audit lines. Default: none.
+	Logger *zap.Logger
+
+	keys *tokens.Keyring // in place of MasterKey
+}
+
+// Handle is a running proxy.
+type Handle struct {
+	Addr     netip.AddrPort
+	CABundle string // PEM file: the system's roots and the proxy's
+	Tier     Tier
+
+	// Namespace is the network namespace of the proxy's clients, "" for none.
+	Namespace string
+
+	keys     *tokens.Keyring
+	proxy    *handler.Proxy
+	server   *http.Server
+	dir      string // files for clients
+	temp     bool   // dir goes with the proxy
+	user     string
+	password string
+}
+
+// Start starts a proxy. It serves until Shutdown is called; ctx bounds only the
+// start.
+func Start(ctx context.Context, c Config) (*Handle, error) {
+	h := new(Handle)
+	if err := h.start(ctx, c); err != nil {
+		h.removeFiles()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Handle) start(ctx context.Context, c Config) (err error) {
+	if h.Tier, err = chooseTier(c.Isolation); err != nil {
+		return err
+	}
+	if h.keys, err = c.keyring(); err != nil {
+		return err
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if h.proxy, err = c.newProxy(h.keys); err != nil {
+		return err
+	}
+	if !c.Open {
+		h.user, h.password = "starpod", rand.Text()
+		h.proxy.Authenticate = h.knows
+	}
+	if err := h.makeAuthority(c); err != nil {
+		return err
+	}
+	return h.listen(ctx, c)
+}
+
+func (c Config) keyring() (*tokens.Keyring, error) {
+	if c.keys != nil {
+		return c.keys, nil
+	}
+	if c.MasterKey == nil {
+		key, _ := tokens.GenerateKey()
+		return tokens.NewKeyring(key), nil
+	}
+	key, err := tokens.NewKey(c.MasterKey)
+	if err != nil {
+		return nil, err
+	}
+	return tokens.NewKeyring(key), nil
+}
+
+func (c Config) newProxy(keys *tokens.Keyring) (*handler.Proxy, error) {
+	roots, err := handler.TrustRoots(c.Trust)
+	if err != nil {
+		return nil, err
+	}
+	proxy := &handler.Proxy{
+		Keys:   func() (*tokens.Keyring, error) { return keys, nil },
+		Swap:   c.Swap,
+		Guard:  &handler.Guard{Rules: c.Rules, Resolver: c.Resolver},
+		Egress: handler.EgressOptions{Roots: roots},
+		Log:    c.Logger,
+		Audit:  c.Logger.Named("audit"),
+	}
+	if c.Upstream != "" {
+		if proxy.Egress.Upstream, err = handler.ParseUpstream(c.Upstream); err != nil {
+			return nil, err
+		}
+	}
+	return proxy, nil
+}
+
+// makeAuthority prepares interception and the files that clients trust it by.
+func (h *Handle) makeAuthority(c Config) (err error) {
+	if h.dir, err = os.MkdirTemp("", "starpod-"); err != nil {
+		return err
+	}
+	h.temp = true
+	if c.NoIntercept {
+		return nil
+	}
+	var root *ca.Root
+	if c.DataDir == "" {
+		root, err = ca.Generate(time.Now())
+	} else {
+		root, err = ca.LoadOrGenerate(c.DataDir)
+	}
+	if err != nil {
+		return fmt.Errorf("preparing the certificate authority: %w", err)
+	}
+	authority, err := ca.New(root, ca.Options{})
+	if err != nil {
+		return err
+	}
+	h.proxy.Authority = func(context.Context) (*ca.Authority, error) { return authority, nil }
+	where := h.dir
+	if c.DataDir != "" {
+		where = c.DataDir
+	}
+	bundle, err := ca.WriteBundle(filepath.Join(where, ca.BundleFile), authority.Roots())
+	if err != nil {
+		return err
+	}
+	h.CABundle = bundle.Path
+	if bundle.SystemRoots == "" {
+		c.Logger.Warn("no file with the system's roots found; clients will trust the proxy's root alone")
+	}
+	return writeClientFiles(h.dir, h.CABundle, authority.Roots())
+}
+
+func (h *Handle) listen(ctx context.Context, c Config) error {
+	addr := c.Addr
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("the proxy cannot listen on %s: %w", addr, err)
+	}
+	h.Addr = listener.Addr().(*net.TCPAddr).AddrPort()
+	h.proxy.Guard.Self = func() []netip.AddrPort { return []netip.AddrPort{h.Addr} }
+	h.proxy.Init()
+	errorLog, err := zap.NewStdLogAt(c.Logger, zap.DebugLevel)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	h.server = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, IdleTimeout: 5 * time.Minute, ErrorLog: errorLog}
+	go func() { _ = h.server.Serve(listener) }()
+	return nil
+}
+
+// ServeHTTP serves the proxy's clients.
+func (h *Handle) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	served, err := h.proxy.Serve(w, r, h, nil)
+	if !served {
+		http.Error(w, "this is a proxy: name it in HTTP_PROXY and HTTPS_PROXY", http.StatusNotFound)
+		return
+	}
+	var refusal *handler.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		refusal.Write(w)
+	case err != nil:
+		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+	}
+}
+
+func (h *Handle) knows(user, password string) bool {
+	okUser := subtle.ConstantTimeCompare([]byte(user), []byte(h.user))
+	return okUser&subtle.ConstantTimeCompare([]byte(password), []byte(h.password)) == 1
+}
+
+// Port returns the port of the proxy.
+func (h *Handle) Port() int { return int(h.Addr.Port()) }
+
+// Seal makes a token that this proxy opens.
+func (h *Handle) Seal(s tokens.Secret) (string, error) { return h.keys.Seal(s) }
+
+// Counts tells what the proxy has done so far.
+func (h *Handle) Counts() handler.Counts { return h.proxy.Stats.Counts() }
+
+// Environ returns the variables, as NAME=value, that lead a client to the proxy
+// and make it trust the proxy's certificates. Those that hold the proxy's
+// address hold its credentials too.
+func (h *Handle) Environ() []string {
+	return clientEnv{proxy: h.proxyURL(), bundle: h.CABundle, dir: h.dir}.list()
+}
+
+func (h *Handle) proxyURL() string {
+	if h.user == "" {
+		return "http://" + h.Addr.String()
+	}
+	return "http://" + h.user + ":" + h.password + "@" + h.Addr.String()
+}
+
+// Prepare makes a command that has not started yet a client of the proxy. The
+// command's Env, or this process's environment where Env is nil, is kept except
+// for what Environ sets.
+func (h *Handle) Prepare(cmd *exec.Cmd) error {
+	if cmd.Process != nil {
+		return errors.New("preparing a command that has already started")
+	}
+	base := cmd.Env
+	if base == nil {
+		base = os.Environ()
+	}
+	cmd.Env = mergeEnv(base, h.Environ())
+	return nil
+}
+
+// Shutdown stops listening, lets what is under way finish for as long as ctx
+// lasts, and removes the proxy's temporary files.
+func (h *Handle) Shutdown(ctx context.Context) error {
+	// Connections to the proxy that carry a tunnel are hijacked and end with it.
+	err := h.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, h.server.Close())
+	}
+	err = errors.Join(err, h.proxy.Close(ctx))
+	h.removeFiles()
+	return err
+}
+
+func (h *Handle) removeFiles() {
+	if h.temp {
+		_ = os.RemoveAll(h.dir)
+	}
+}
