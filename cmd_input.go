@@ -1,0 +1,69 @@
+package starpod
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/starpod/caddy-starpod/tokens"
+)
+
+// readValue reads a value from standard input: from a terminal as one line that
+// is not shown, else to the end.
+func readValue(cmd *cobra.Command, keepNewline bool) (string, error) {
+	if in, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
+		return askValue(cmd, int(in.Fd()))
+	}
+	text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), tokens.MaxTokenLen+1))
+	if err != nil {
+		return "", fmt.Errorf("reading the value from standard input: %w", err)
+	}
+	if len(text) > tokens.MaxTokenLen {
+		return "", fmt.Errorf("the value has more than %d bytes, which no token holds", tokens.MaxTokenLen)
+	}
+	value := string(text)
+	if !keepNewline {
+		if line, found := strings.CutSuffix(value, "\n"); found {
+			value = strings.TrimSuffix(line, "\r")
+		}
+	}
+	return value, nil
+}
+
+// askValue asks on a terminal. An interrupt ends the program, but not before the
+// terminal shows again what is typed.
+func askValue(cmd *cobra.Command, terminal int) (string, error) {
+	state, err := term.GetState(terminal)
+	if err != nil {
+		return "", fmt.Errorf("preparing the terminal: %w", err)
+	}
+	interrupt := make(chan os.Signal, 1)
+	answered := make(chan struct{})
+	signal.Notify(interrupt, os.Interrupt)
+	defer signal.Stop(interrupt)
+	defer close(answered)
+	go func() {
+		select {
+		case <-interrupt:
+			_ = term.Restore(terminal, state)
+			os.Exit(signalStatus + 2) // SIGINT
+		case <-answered:
+		}
+	}()
+	cmd.PrintErr("Value (it is not shown): ")
+	text, err := term.ReadPassword(terminal)
+	cmd.PrintErrln()
+	if errors.Is(err, io.EOF) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the value from the terminal: %w", err)
+	}
+	return string(text), nil
+}

@@ -1,0 +1,231 @@
+package starpod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/starpod/caddy-starpod/handler"
+	"github.com/starpod/caddy-starpod/tokens"
+)
+
+const (
+	// upstreamVariable holds the URL of an upstream proxy with its password.
+	upstreamVariable = "STARPOD_UPSTREAM"
+
+	// shutdownGrace is how long connections may go on once the command has ended.
+	shutdownGrace = 5 * time.Second
+)
+
+// runFlags are the flags of run.
+type runFlags struct {
+	secrets, envFiles, keyFiles, trust     []string
+	dataDir, upstream, isolation, logLevel string
+	rules                                  []handler.EgressRule
+	noIntercept, quiet, verbose            bool
+}
+
+func runCommand() *cobra.Command {
+	f := new(runFlags)
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARGS...]",
+		Short: "Runs a command that uses secrets without holding them",
+		Long: `
+Starts a proxy on loopback that only COMMAND can use, seals secrets into tokens,
+and runs COMMAND with the tokens in its environment in place of the values. When
+COMMAND sends a token to a host that it is bound to, the host receives the value;
+any other host receives nothing. A value that comes back in the answer to its own
+request is shown as asterisks. The key exists in memory only and ends with COMMAND,
+unless --key-file names one.
+
+` + secretSyntax + `
+` + envFileSyntax + `
+Where COMMAND may connect:
+  The public internet is open; loopback, private and other special addresses are
+  closed. --allow and --deny change that, with an address range (10.0.0.0/8), a
+  host (api.example.com, *.example.com, perhaps with :port), * or private_ranges.
+  They are tried in the order in which they stand; the first that matches decides.
+
+Isolation:
+  auto takes the strongest that works. env asks COMMAND to use the proxy by its
+  environment variables. A program that ignores them reaches the network, but
+  with tokens that are worth nothing there. COMMAND runs as the same user, so it
+  can read the files that the user can: keep --env-file and --key-file where it
+  does not look, or give values through the environment.
+
+Signals and exit status:
+  SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH go on to COMMAND.
+  What the keyboard of its terminal sends reaches COMMAND by itself, and only once.
+  The exit status is COMMAND's; 128+N if signal N ended it; 127 if it was not
+  found; 126 if it could not be executed; 1 if the proxy could not be started.
+
+Environment:
+  STARPOD_UPSTREAM  URL of an upstream proxy, in place of --upstream, for a URL
+                    with a password. It is kept from COMMAND.`,
+		Example: `  caddy starpod run --secret GITHUB_TOKEN -- sh -c 'curl -sS -H "Authorization: Bearer $GITHUB_TOKEN" https://api.github.com/user'
+  caddy starpod run --secret 'API_KEY@api.example.com,*.example.org' -- python3 agent.py
+  caddy starpod run --env-file .env --deny '*.example.net' -- npm start
+  caddy starpod run --env-file .env --allow 10.1.2.0/24 --trust company.pem -- ./deploy.sh`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("name a command: caddy starpod run [flags] -- COMMAND [ARGS...]")
+			}
+			return nil
+		},
+		RunE: f.run,
+	}
+	f.register(cmd.Flags())
+	// An unknown flag may be a misspelt --secret: its value is not repeated.
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		text, _, _ := strings.Cut(err.Error(), "=")
+		return errors.New(text)
+	})
+	return cmd
+}
+
+func (f *runFlags) register(flags *pflag.FlagSet) {
+	flags.SetInterspersed(false) // what follows COMMAND is its own
+	flags.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` as above: NAME, NAME@HOST,... or NAME=VALUE@HOST,...; may be repeated")
+	flags.StringArrayVar(&f.envFiles, "env-file", nil, "`FILE` with secrets, one NAME=value a line; may be repeated")
+	flags.StringArrayVar(&f.keyFiles, "key-file", nil, "`FILE` with a master key to use in place of a fresh one; may be repeated: the first seals, all open")
+	flags.StringVar(&f.dataDir, "data-dir", "", "`FOLDER` that keeps the certificate authority from one run to the next (default a new one in memory)")
+	flags.Var(&ruleFlag{&f.rules, true}, "allow", "`WHERE` COMMAND may connect; may be repeated, the order with --deny counts")
+	flags.Var(&ruleFlag{&f.rules, false}, "deny", "`WHERE` COMMAND may not connect; may be repeated, the order with --allow counts")
+	flags.StringArrayVar(&f.trust, "trust", nil, "PEM `FILE` with roots that verify hosts, besides the system's; may be repeated")
+	flags.StringVar(&f.upstream, "upstream", "", "`URL` of a proxy that all connections go through (default $"+upstreamVariable+")")
+	flags.StringVar(&f.isolation, "isolation", "auto", "how COMMAND is kept from going around the proxy: `auto|env`")
+	flags.BoolVar(&f.noIntercept, "no-intercept", false, "tunnel https:// blindly; tokens then work towards http:// only")
+	flags.StringVar(&f.logLevel, "log-level", "warn", "least `LEVEL` of what is logged to standard error: debug, info, warn or error")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "the same as --log-level info, which tells of each token that was replaced")
+	flags.BoolVar(&f.quiet, "quiet", false, "log nothing")
+}
+
+// ruleFlag is --allow or --deny. Both append to one list, so their order stays.
+type ruleFlag struct {
+	rules *[]handler.EgressRule
+	allow bool
+}
+
+func (r *ruleFlag) String() string { return "" }
+func (r *ruleFlag) Type() string   { return "where" }
+func (r *ruleFlag) Set(text string) error {
+	for _, word := range splitList(text) {
+		rules, err := handler.ParseEgressRule(r.allow, word)
+		if err != nil {
+			return err
+		}
+		*r.rules = append(*r.rules, rules...)
+	}
+	return nil
+}
+
+func (f *runFlags) run(cmd *cobra.Command, args []string) error {
+	log, err := f.logger(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath(args[0]); err != nil {
+		return notStarted(cmd, err)
+	}
+	secrets, plain, err := f.collect(log)
+	if err != nil {
+		return err
+	}
+	config, err := f.config(log)
+	if err != nil {
+		return err
+	}
+	forward := catchSignals()
+	defer forward.stop()
+	proxy, err := Start(cmd.Context(), config)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+		defer cancel()
+		if err := proxy.Shutdown(ctx); err != nil {
+			log.Debug("ending the proxy", zap.Error(err))
+		}
+	}()
+	log.Info(proxy.Tier.Line)
+	child := exec.Command(args[0], args[1:]...)
+	child.Env, err = childEnv(proxy, secrets, plain, log)
+	if err != nil {
+		return err
+	}
+	if err := proxy.Prepare(child); err != nil {
+		return err
+	}
+	status, err := runChild(child, forward)
+	if err != nil {
+		return notStarted(cmd, err)
+	}
+	return exit(cmd, status)
+}
+
+// childEnv returns this process's environment with tokens in place of values.
+func childEnv(proxy *Handle, secrets []tokens.Secret, plain []string, log *zap.Logger) ([]string, error) {
+	base := make([]string, 0, len(os.Environ()))
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); name != upstreamVariable {
+			base = append(base, entry)
+		}
+	}
+	entries := plain
+	for _, secret := range secrets {
+		token, err := proxy.Seal(secret)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", secret.Name, err)
+		}
+		entries = append(entries, secret.Name+"="+token)
+	}
+	env := mergeEnv(base, entries)
+	warnOfCopies(env, secrets, log)
+	return env, nil
+}
+
+// config turns the flags into the configuration of the proxy.
+func (f *runFlags) config(log *zap.Logger) (Config, error) {
+	c := Config{
+		Isolation:   f.isolation,
+		NoIntercept: f.noIntercept,
+		Rules:       f.rules,
+		Trust:       f.trust,
+		Upstream:    os.Getenv(upstreamVariable),
+		Logger:      log,
+	}
+	if f.upstream != "" {
+		u, err := handler.ParseUpstream(f.upstream)
+		if err != nil {
+			return c, fmt.Errorf("--%w", err)
+		}
+		if _, hasPassword := u.User.Password(); hasPassword {
+			return c, errors.New("--upstream: every local process can read a password on the command line: " +
+				"put the URL into the environment variable " + upstreamVariable + " instead")
+		}
+		c.Upstream = f.upstream
+	}
+	var err error
+	if f.dataDir != "" {
+		// The bundle's path goes to COMMAND, which may change its folder.
+		if c.DataDir, err = filepath.Abs(f.dataDir); err != nil {
+			return c, fmt.Errorf("--data-dir: %w", err)
+		}
+	}
+	if len(f.keyFiles) > 0 {
+		if c.keys, err = readKeys(f.keyFiles); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
