@@ -42,7 +42,7 @@ func ParseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //		plaintext_http   replace|strip|deny
 //		intercept        on|off
 //		tunnel           <host>...
-//		mask_responses   off
+//		mask_responses   on|off
 //		body_buffer      <size>
 //		max_spool        <size>
 //		proxy_auth       <user> <bcrypt hash>
@@ -110,7 +110,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, name string) (err erro
 		}
 		return nil
 	case "mask_responses":
-		return unmarshalMask(d)
+		h.MaskResponses, err = onOff(d)
 	case "body_buffer":
 		h.BodyBuffer, err = size(d)
 	case "max_spool":
@@ -128,14 +128,6 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, name string) (err erro
 		return h.Egress.unmarshal(d)
 	default:
 		return d.Errf("unknown option %q of starpod_secrets", name)
-	}
-	return err
-}
-
-func unmarshalMask(d *caddyfile.Dispenser) error {
-	mask, err := onOff(d)
-	if err == nil && *mask {
-		return d.Err("mask_responses on is not available in this version: responses pass as they are")
 	}
 	return err
 }

@@ -61,6 +61,10 @@ type Handler struct {
 	// patterns like example.com, *.example.com, example.com:8443.
 	Tunnel []string `json:"tunnel,omitempty"`
 
+	// Whether values that were put into a request are hidden in its answer.
+	// Default: true.
+	MaskResponses *bool `json:"mask_responses,omitempty"`
+
 	// How much of a request body is held in memory, in bytes. Default: 1 MiB.
 	BodyBuffer int64 `json:"body_buffer,omitempty"`
 
@@ -190,6 +194,7 @@ func (h *Handler) configureSwap(*caddy.Replacer) (err error) {
 	if h.BodyBuffer < 0 || h.MaxSpool < 0 {
 		return errors.New("body_buffer and max_spool must not be negative")
 	}
+	swap.Unmasked = h.MaskResponses != nil && !*h.MaskResponses
 	swap.BodyBuffer, swap.MaxSpool = h.BodyBuffer, h.MaxSpool
 	if err := checkHosts(h.Tunnel); err != nil {
 		return fmt.Errorf("tunnel: %w", err)

@@ -88,6 +88,9 @@ type SwapPolicy struct {
 	OnUndecodable tokens.Policy // default: pass
 	PlaintextHTTP Plaintext
 
+	// Unmasked lets answers repeat the values that were put into their request.
+	Unmasked bool
+
 	// BodyBuffer is how much of a body is held in memory, in bytes.
 	BodyBuffer int64
 

@@ -84,6 +84,9 @@ func unhex(b byte) byte {
 	return 0xff
 }
 
+// Escape returns the value as a scanner writes it at a place of this form.
+func Escape(value string, form Form) string { return string(appendValue(nil, value, form)) }
+
 // appendValue appends a value as the form writes it.
 func appendValue(dst []byte, v string, form Form) []byte {
 	switch form {

@@ -1,0 +1,217 @@
+package handler
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/starpod/caddy-starpod/tokens"
+)
+
+// minMasked is the length in bytes from which values are masked. Shorter ones
+// would blot out text that has nothing to do with them.
+const minMasked = 8
+
+// mask hides what must not come back: every occurrence of its needles is
+// overwritten with as many asterisks, so lengths and framing stay.
+type mask struct {
+	needles [][]byte
+	longest int
+}
+
+// newMask makes a mask of the values that were put into a request, in every
+// spelling that an answer is likely to repeat them in; nil if there is nothing
+// to hide. credentials are whole Basic credentials that were written anew.
+func newMask(found []foundToken, credentials []string) *mask {
+	m := new(mask)
+	for _, t := range found {
+		if value := t.Value.Reveal(); t.Action == tokens.Replaced && len(value) >= minMasked {
+			m.add(value)
+			for _, spelling := range jsonSpellings(value) {
+				m.add(spelling)
+			}
+			m.add(tokens.Escape(value, tokens.XML))
+			percent := tokens.Escape(value, tokens.Percent)
+			m.add(percent)
+			m.add(lowerEscapes(percent))
+			m.add(url.PathEscape(value))
+			m.add(url.QueryEscape(value))
+		}
+	}
+	for _, c := range credentials {
+		m.add(c)
+	}
+	if len(m.needles) == 0 {
+		return nil
+	}
+	return m
+}
+
+func (m *mask) add(needle string) {
+	if len(needle) < minMasked {
+		return
+	}
+	for _, n := range m.needles {
+		if string(n) == needle {
+			return
+		}
+	}
+	m.needles = append(m.needles, []byte(needle))
+	// Longer ones first: a spelling may hold another, shorter needle.
+	slices.SortStableFunc(m.needles, func(a, b []byte) int { return len(b) - len(a) })
+	m.longest = len(m.needles[0])
+}
+
+// lowerEscapes writes the hex digits of percent escapes in lower case.
+func lowerEscapes(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
+			i += 2
+		}
+	}
+	return string(b)
+}
+
+// apply masks text in place.
+func (m *mask) apply(text []byte) {
+	for _, needle := range m.needles {
+		for rest := text; ; {
+			i := bytes.Index(rest, needle)
+			if i < 0 {
+				break
+			}
+			for j := range needle {
+				rest[i+j] = '*'
+			}
+			rest = rest[i+len(needle):]
+		}
+	}
+}
+
+// pending returns how many bytes at the end of text may be the beginning of a
+// needle that goes on in what follows.
+func (m *mask) pending(text []byte) int {
+	longest := 0
+	for _, needle := range m.needles {
+		start := max(0, len(text)-len(needle)+1)
+		for i := start; len(text)-i > longest; i++ {
+			j := bytes.IndexByte(text[i:], needle[0])
+			if j < 0 {
+				break
+			}
+			i += j
+			if n := len(text) - i; n > longest && bytes.HasPrefix(needle, text[i:]) {
+				longest = n
+			}
+		}
+	}
+	return longest
+}
+
+// header masks field values in place.
+func (m *mask) header(h http.Header) {
+	for _, values := range h {
+		for i, value := range values {
+			if m.contains(value) {
+				text := []byte(value)
+				m.apply(text)
+				values[i] = string(text)
+			}
+		}
+	}
+}
+
+func (m *mask) contains(text string) bool {
+	for _, needle := range m.needles {
+		if strings.Contains(text, string(needle)) {
+			return true
+		}
+	}
+	return false
+}
+
+// maskReader masks a stream. It holds back only what may be the beginning of a
+// needle, so the events of a stream are passed on as they come.
+type maskReader struct {
+	io.Closer
+	source       io.Reader
+	mask         func() *mask // asked for each piece: a request still under way may bring more
+	buffer       []byte
+	next         int // buffer[next:settled] can be handed out
+	settled, end int
+	err          error
+}
+
+// maskChunk is how much is read at a time, in bytes.
+const maskChunk = 32 << 10
+
+func newMaskReader(source io.ReadCloser, current func() *mask) *maskReader {
+	return &maskReader{Closer: source, source: source, mask: current}
+}
+
+// Read implements io.Reader.
+func (r *maskReader) Read(p []byte) (int, error) {
+	for r.next == r.settled {
+		if r.err != nil {
+			return 0, r.err
+		}
+		r.fill()
+	}
+	n := copy(p, r.buffer[r.next:r.settled])
+	r.next += n
+	return n, nil
+}
+
+// fill reads once behind what is held back, and settles what can be settled.
+func (r *maskReader) fill() {
+	held := copy(r.buffer, r.buffer[r.settled:r.end])
+	if len(r.buffer)-held < maskChunk {
+		r.buffer = append(make([]byte, 0, held+maskChunk), r.buffer[:held]...)
+		r.buffer = r.buffer[:cap(r.buffer)]
+	}
+	n, err := r.source.Read(r.buffer[held:])
+	r.err, r.next, r.end = err, 0, held+n
+	r.settled = r.end
+	if m := r.mask(); m != nil {
+		m.apply(r.buffer[:r.end])
+		if err == nil {
+			r.settled -= m.pending(r.buffer[:r.end])
+		}
+	}
+}
+
+// jsonSpellings returns how encoders write text in a JSON string: plainly, with
+// HTML's characters escaped (Go), with slashes escaped (PHP), in ASCII only
+// (Python), and the last two together.
+func jsonSpellings(text string) []string {
+	plain := tokens.Escape(text, tokens.JSON)
+	ascii := asciiOnly(plain)
+	slashes := strings.NewReplacer("/", `\/`)
+	html := strings.NewReplacer("<", `\u003c`, ">", `\u003e`, "&", `\u0026`)
+	return []string{plain, html.Replace(plain), slashes.Replace(plain), ascii, slashes.Replace(ascii)}
+}
+
+// asciiOnly writes what is not ASCII as \uXXXX, in surrogate pairs where needed.
+func asciiOnly(text string) string {
+	var b strings.Builder
+	for _, c := range text {
+		switch {
+		case c < utf8.RuneSelf:
+			b.WriteRune(c)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, c)
+		}
+	}
+	return b.String()
+}

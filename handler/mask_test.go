@@ -1,0 +1,232 @@
+package handler
+
+import (
+	"bytes"
+	"compress/zlib"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/starpod/caddy-starpod/internal/testbench"
+	"github.com/starpod/caddy-starpod/tokens"
+)
+
+// maskOf makes the mask of requests that held these values.
+func maskOf(values ...string) *mask {
+	var found []foundToken
+	for _, v := range values {
+		found = append(found, foundToken{Token: tokens.Token{Action: tokens.Replaced, Value: tokens.Value(v)}})
+	}
+	return newMask(found, nil)
+}
+
+// TestMaskSpellings hides a value in every spelling that encoders give it.
+func TestMaskSpellings(t *testing.T) {
+	const value = "p/ss \"wörd\"<&>\\ \U0001f511 x+y=z"
+	marshalled, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spelling := range map[string]string{
+		"raw":                 value,
+		"JSON":                tokens.Escape(value, tokens.JSON),
+		"JSON of Go":          strings.Trim(string(marshalled), `"`),
+		"JSON of Python":      `p/ss \"w\u00f6rd\"<&>\\ \ud83d\udd11 x+y=z`,
+		"JSON of PHP":         `p\/ss \"w\u00f6rd\"<&>\\ \ud83d\udd11 x+y=z`,
+		"percent":             tokens.Escape(value, tokens.Percent),
+		"percent, lower case": lowerEscapes(tokens.Escape(value, tokens.Percent)),
+		"form":                url.QueryEscape(value),
+		"path":                url.PathEscape(value),
+		"XML":                 tokens.Escape(value, tokens.XML),
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := []byte("before " + spelling + " after " + spelling)
+			maskOf(value).apply(text)
+			stars := strings.Repeat("*", len(spelling))
+			if want := "before " + stars + " after " + stars; string(text) != want {
+				t.Errorf("got  %q\nwant %q", text, want)
+			}
+		})
+	}
+}
+
+// TestMaskLeavesShortValues does not blot out what is shorter than 8 bytes.
+func TestMaskLeavesShortValues(t *testing.T) {
+	if m := maskOf("1234567"); m != nil {
+		t.Errorf("got a mask of %q, want none", m.needles)
+	}
+}
+
+// FuzzMaskReader: however a text is cut into reads, it is masked like the whole,
+// and its length stays.
+func FuzzMaskReader(f *testing.F) {
+	f.Add([]byte("xxabcdabcdabcxx"), "abcdabcd", "bcdabcda", uint8(3))
+	f.Add([]byte("aaaaaaaaaaaaaaaaaaaaaaaa"), "aaaaaaaa", "aaaaaaaab", uint8(1))
+	f.Add([]byte("tail of a value: CANARY-5d41402a"), canary, "unrelated", uint8(5))
+	f.Fuzz(func(t *testing.T, text []byte, first, second string, cut uint8) {
+		m := maskOf(first, second)
+		if m == nil {
+			return
+		}
+		source := &cutReader{text: bytes.Clone(text), cut: int(cut)%32 + 1}
+		got, err := io.ReadAll(newMaskReader(io.NopCloser(source), func() *mask { return m }))
+		if err != nil || len(got) != len(text) {
+			t.Fatalf("got %d bytes, %v, want %d", len(got), err, len(text))
+		}
+		for _, needle := range m.needles {
+			if bytes.Contains(got, needle) && !bytes.Contains(needle, []byte("*")) {
+				t.Errorf("%q is still in %q", needle, got)
+			}
+		}
+		for i := range got {
+			if got[i] != text[i] && got[i] != '*' {
+				t.Fatalf("byte %d became %q, want %q or an asterisk", i, got[i], text[i])
+			}
+		}
+		if !m.contains(string(text)) && !bytes.Equal(got, text) {
+			t.Errorf("got %q, want %q unchanged, as no value is in it", got, text)
+		}
+	})
+}
+
+type cutReader struct {
+	text []byte
+	cut  int
+}
+
+func (r *cutReader) Read(p []byte) (int, error) {
+	if len(r.text) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), r.cut)], r.text)
+	r.text = r.text[n:]
+	return n, nil
+}
+
+// TestMaskReaderHoldsNothingBack passes on at once what cannot be the beginning
+// of a value.
+func TestMaskReaderHoldsNothingBack(t *testing.T) {
+	events, more := io.Pipe()
+	defer more.Close()
+	r := newMaskReader(events, func() *mask { return maskOf(canary) })
+	for _, event := range []string{"data: 1\n\n", "data: CAN of worms\n\n", "data: " + canary[:5] + "\n\n"} {
+		go func() { _, _ = io.WriteString(more, event) }()
+		got := make([]byte, len(event))
+		if _, err := io.ReadFull(r, got); err != nil || string(got) != event {
+			t.Errorf("got %q, %v, want %q before the next event", got, err, event)
+		}
+	}
+}
+
+// TestMaskResponses sends a token to an upstream that repeats what it got, in
+// every part of an answer.
+func TestMaskResponses(t *testing.T) {
+	stars := strings.Repeat("*", len(canary))
+	key := func(got *testbench.Request) string { return got.Header.Get("X-Key") }
+	for name, test := range map[string]struct {
+		answer testbench.Responder
+		got    func(*http.Response, string) string
+		want   string
+	}{
+		"Location": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+			w.Header().Set("Location", "/?k="+key(got))
+			w.WriteHeader(302)
+		}, func(r *http.Response, _ string) string { return r.Header.Get("Location") }, "/?k=" + stars},
+		"Set-Cookie": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+			w.Header().Add("Set-Cookie", "a=1")
+			w.Header().Add("Set-Cookie", "k="+key(got)+"; Secure")
+		}, func(r *http.Response, _ string) string { return strings.Join(r.Header.Values("Set-Cookie"), "|") }, "a=1|k=" + stars + "; Secure"},
+		"a body with a length": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+			fmt.Fprintf(w, "you sent %s.", key(got))
+		}, func(r *http.Response, body string) string { return fmt.Sprint(r.ContentLength, body) }, fmt.Sprint(len(canary)+10, "you sent "+stars+".")},
+		"a body in pieces": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+			for _, c := range []byte("<" + key(got) + ">") {
+				_, _ = w.Write([]byte{c})
+				_ = http.NewResponseController(w).Flush()
+			}
+		}, func(_ *http.Response, body string) string { return body }, "<" + stars + ">"},
+		"a trailer": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+			w.Header().Set("Trailer", "X-Last")
+			_, _ = io.WriteString(w, "body")
+			w.Header().Set("X-Last", key(got))
+		}, func(r *http.Response, _ string) string { return r.Trailer.Get("X-Last") }, stars},
+		"a Basic credential": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+			_, _ = io.WriteString(w, got.Header.Get("Authorization"))
+		}, func(_ *http.Response, body string) string { return body },
+			"Basic " + strings.Repeat("*", len(base64.StdEncoding.EncodeToString([]byte("u:"+canary))))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.up.Handle("/", test.answer)
+			for _, h2 := range []bool{false, true} {
+				response, body := b.do(b.client(h2), b.request("GET", b.up.URL("api.starpod.test")+"/", "",
+					"X-Key", b.token(), "Authorization", basic("u", b.token())))
+				if got := test.got(response, body); got != test.want {
+					t.Errorf("h2 %v: got %q, want %q", h2, got, test.want)
+				}
+			}
+		})
+	}
+}
+
+// TestMaskCompressed decodes an answer that is compressed though plain text was
+// asked for, and asks for plain text only where there is something to hide.
+func TestMaskCompressed(t *testing.T) {
+	text := "it was " + canary + "."
+	for coding, encode := range map[string]func(io.Writer) io.WriteCloser{
+		"gzip":    func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"deflate": func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) },
+		"br":      func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) },
+		"zstd": func(w io.Writer) io.WriteCloser {
+			encoder, err := zstd.NewWriter(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return encoder
+		},
+	} {
+		t.Run(coding, func(t *testing.T) {
+			b := newBench(t, nil)
+			var packed bytes.Buffer
+			encoder := encode(&packed)
+			_, _ = io.WriteString(encoder, text)
+			_ = encoder.Close()
+			b.up.Handle("/", func(w http.ResponseWriter, _ *http.Request, _ *testbench.Request) {
+				w.Header().Set("Content-Encoding", coding)
+				_, _ = w.Write(packed.Bytes())
+			})
+			client := b.client(false)
+			response, body := b.do(client, b.request("GET", b.up.URL("api.starpod.test")+"/", "", "X-Key", b.token(), "Accept-Encoding", coding))
+			if want := strings.ReplaceAll(text, canary, strings.Repeat("*", len(canary))); body != want || response.Header.Get("Content-Encoding") != "" {
+				t.Errorf("got %q in coding %q, want %q in none", body, response.Header.Get("Content-Encoding"), want)
+			}
+			if got := b.up.Last(t).Header.Get("Accept-Encoding"); got != "identity" {
+				t.Errorf("with a token: the upstream was asked for %q, want identity", got)
+			}
+			_, body = b.do(client, b.request("GET", b.up.URL("api.starpod.test")+"/", "", "Accept-Encoding", coding))
+			if got := b.up.Last(t).Header.Get("Accept-Encoding"); body != packed.String() || got != coding {
+				t.Errorf("without a token: asked for %q and got %d bytes, want %q and the %d bytes as they are", got, len(body), coding, packed.Len())
+			}
+		})
+	}
+}
+
+// TestUnmasked leaves answers alone where masking is off.
+func TestUnmasked(t *testing.T) {
+	b := newBench(t, func(p *Proxy) { p.Swap.Unmasked = true })
+	b.up.Handle("/", func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
+		_, _ = io.WriteString(w, got.Header.Get("X-Key"))
+	})
+	_, body := b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/", "", "X-Key", b.token()))
+	if body != canary {
+		t.Errorf("got %q, want the value", body)
+	}
+}
