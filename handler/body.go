@@ -54,8 +54,8 @@ func unscannable(h http.Header) string {
 	}
 	media, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
 	switch {
-	case media == "application/grpc", strings.HasPrefix(media, "application/grpc+"),
-		media == "application/protobuf", media == "application/x-protobuf",
+	case strings.HasPrefix(media, "application/grpc"), strings.HasPrefix(media, "application/connect+"),
+		media == "application/protobuf", media == "application/x-protobuf", media == "application/proto",
 		media == "application/vnd.google.protobuf":
 		return "length-prefixed messages"
 	}

@@ -89,9 +89,9 @@ func TestWrongKey(t *testing.T) {
 	}
 }
 
-// TestAuditLine reads back what is logged of a request with tokens: enough to
+// TestAuditOutcome reads back what is logged of a request with tokens: enough to
 // know what happened, at the level it deserves, and nothing secret.
-func TestAuditLine(t *testing.T) {
+func TestAuditOutcome(t *testing.T) {
 	foreign := testbench.Seal(t, []byte(strings.Repeat("x", 32)), canary)
 	for name, test := range map[string]struct {
 		token   func(*bench) string

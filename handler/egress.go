@@ -6,14 +6,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // EgressOptions is what there is to say about connections to upstreams besides
@@ -109,15 +109,12 @@ func (u *upstream) closeIdle() {
 // newForwarder makes the reverse proxy that carries requests. All it adds to a
 // request is taken away again in rewrite, so both ends see what the other sent.
 func (p *Proxy) newForwarder() *httputil.ReverseProxy {
-	quiet, err := zap.NewStdLogAt(p.Log, zap.DebugLevel)
-	if err != nil {
-		quiet = nil
-	}
 	return &httputil.ReverseProxy{
 		Transport:  &swapTransport{proxy: p},
 		Rewrite:    rewrite,
 		BufferPool: &bufferPool{},
-		ErrorLog:   quiet,
+		// What it logs quotes malformed responses, and so values that they echo.
+		ErrorLog: log.New(io.Discard, "", 0),
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
 			forwardingFrom(r.Context()).err = err
 		},

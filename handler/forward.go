@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,17 +20,21 @@ type forwarding struct {
 	dest    Destination
 	in      *http.Request // as it came through Caddy; never altered
 	host    string        // Host as the client spelled it
+	path    string        // what globs of tokens are held against, escaped
 	dropped http.Header   // what Caddy's server removed, see exchange
 	keys    *tokens.Keyring
 	started time.Time
 	status  int
 	err     error // what the transport said, for the answer
 
-	mu        sync.Mutex
-	tokens    []foundToken
-	result    tokens.Result
-	cleanup   []func() // what to let go of at the end
-	unscanned string   // why the body was not looked into, "" if it was
+	mu     sync.Mutex
+	tokens []foundToken
+	// credentials are the Basic credentials that were written anew, in base64.
+	credentials []string
+	masked      maskCache
+	result      tokens.Result
+	cleanup     []func() // what to let go of at the end
+	unscanned   string   // why the body was not looked into, "" if it was
 }
 
 // foundToken is one token and the place it was found in.
@@ -55,7 +60,7 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 	if err != nil {
 		return err
 	}
-	f := &forwarding{proxy: p, dest: dest, in: r, host: r.Host, keys: keys, started: time.Now()}
+	f := &forwarding{proxy: p, dest: dest, in: r, host: r.Host, path: r.URL.EscapedPath(), keys: keys, started: time.Now()}
 	if ex != nil {
 		f.host, f.dropped = ex.host, ex.dropped
 	}
@@ -82,9 +87,14 @@ func (f *forwarding) handOver(w http.ResponseWriter, r *http.Request, next NextF
 	for name, values := range f.dropped {
 		out.Header[name] = values
 	}
+	out.Header.Del("Proxy-Authorization") // was for this proxy
 	out, err := f.swap(out)
 	if err != nil {
 		return f.refusal(err)
+	}
+	if _, ok := out.Header["Content-Length"]; ok {
+		// Some handlers read the field.
+		out.Header.Set("Content-Length", strconv.FormatInt(out.ContentLength, 10))
 	}
 	// Handlers of Caddy read Path, not Opaque.
 	u, err := url.ParseRequestURI(out.URL.RequestURI())
@@ -167,6 +177,9 @@ func (w *mirrorWriter) WriteHeader(status int) {
 		if _, ok := h[name]; !ok {
 			h[name] = nil
 		}
+	}
+	if m := w.f.currentMask(); m != nil && status < 200 {
+		m.header(h) // the final answer has been masked; an early one comes another way
 	}
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.f.status = status

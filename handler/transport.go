@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -25,7 +26,13 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if f.in.ProtoMajor >= 2 && f.dest.Scheme == "https" {
 		transport = t.proxy.upstream.h2
 	}
-	return transport.RoundTrip(out)
+	f.askPlain(out)
+	res, err := transport.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	f.maskResponse(res)
+	return res, nil
 }
 
 // swap returns a copy of req with its tokens swapped; req stays as it is. A
@@ -53,7 +60,7 @@ func (f *forwarding) scanner(place Place, form tokens.Form) *tokens.Scanner {
 		OnMismatch: policy.OnMismatch, OnUndecodable: policy.OnUndecodable,
 		Target: tokens.Target{
 			Host: f.dest.Host, Port: f.dest.Port, Time: f.started,
-			Method: f.in.Method, Path: f.in.URL.EscapedPath(),
+			Method: f.in.Method, Path: f.path,
 		},
 		OnToken: func(t tokens.Token) error { return f.found(place, t) },
 	}
@@ -69,10 +76,18 @@ func (f *forwarding) scanner(place Place, form tokens.Form) *tokens.Scanner {
 
 const reasonPlaintext tokens.Reason = "plaintext"
 
+// maxNoted is how many tokens of one request are told of in the audit log. What
+// was replaced is noted in any case, for its value has to be hidden later.
+const maxNoted = 1000
+
 // found takes note of a token, and refuses the request where it must not go on.
 func (f *forwarding) found(place Place, t tokens.Token) error {
 	f.mu.Lock()
-	f.tokens = append(f.tokens, foundToken{t, place})
+	// A body may repeat a token, or bring others that open with no key, without end.
+	note := foundToken{t, place}
+	if (len(f.tokens) < maxNoted || t.Action == tokens.Replaced) && !slices.Contains(f.tokens, note) {
+		f.tokens = append(f.tokens, note)
+	}
 	f.mu.Unlock()
 	switch {
 	case t.Action == tokens.Denied:
@@ -111,7 +126,11 @@ func (f *forwarding) swapURL(out *http.Request) error {
 	if path == "" {
 		path = out.URL.EscapedPath()
 	}
+	stripped := f.result.Stripped
 	newPath, err := f.swapString(PlacePath, tokens.Percent, path)
+	if err == nil && f.result.Stripped > stripped {
+		err = f.strippedPath(path, newPath)
+	}
 	if err != nil {
 		return err
 	}
@@ -124,13 +143,26 @@ func (f *forwarding) swapURL(out *http.Request) error {
 	}
 	u := *out.URL
 	u.RawQuery = query
-	if out.URL.Opaque != "" {
+	if out.URL.Opaque != "" && (strings.HasPrefix(path, "//") || !strings.HasPrefix(newPath, "//")) {
 		u.Opaque = newPath
 	} else {
-		u.RawPath = newPath
+		// An Opaque of two slashes, which stripping may leave, is an authority.
+		u.Opaque, u.RawPath = "", newPath
 		u.Path, _ = url.PathUnescape(newPath)
 	}
 	out.URL = &u
+	return nil
+}
+
+// strippedPath makes the path without its stripped tokens the one that the globs
+// of other tokens are held against, and refuses one that climbs only now.
+func (f *forwarding) strippedPath(before, after string) error {
+	anywhere := tokens.Secret{Paths: []string{"**"}} // but where a path climbs
+	if anywhere.Permits(tokens.Target{Path: before}) == tokens.ReasonNone &&
+		anywhere.Permits(tokens.Target{Path: after}) != tokens.ReasonNone {
+		return refuseAuthority("without the tokens that are not for this host the path has . or .. segments")
+	}
+	f.path = after
 	return nil
 }
 
@@ -229,5 +261,9 @@ func (f *forwarding) swapBasic(value string) (fresh string, ok bool, err error) 
 		// The old length had no need of padding, so it does not tell the style.
 		encoding = base64.StdEncoding
 	}
-	return value[:start] + encoding.EncodeToString(swapped), true, nil
+	credential := encoding.EncodeToString(swapped)
+	f.mu.Lock()
+	f.credentials = append(f.credentials, credential)
+	f.mu.Unlock()
+	return value[:start] + credential, true, nil
 }

@@ -1,0 +1,322 @@
+package handler
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/starpod/caddy-starpod/ca"
+	"github.com/starpod/caddy-starpod/internal/testbench"
+	"go.uber.org/zap/zapcore"
+)
+
+// TestUpstreamCertificates that nobody should accept: 502, and the upstream has
+// not received one byte of the request.
+func TestUpstreamCertificates(t *testing.T) {
+	trusted := testbench.NewPKI(t)
+	for _, test := range []struct {
+		name string
+		leaf tls.Certificate
+	}{
+		{"untrusted", testbench.NewPKI(t).Leaf(t)},
+		{"expired", trusted.Expired(t)},
+		{"wrong name", trusted.WrongName(t)},
+	} {
+		for _, h2 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s h2=%v", test.name, h2), func(t *testing.T) {
+				b := newBench(t, func(p *Proxy) { p.Egress.Roots = trusted.Pool() })
+				b.up = testbench.NewUpstreamWith(t, test.leaf, "h2", "http/1.1")
+				token := b.token("api.starpod.test")
+				response, body := b.do(b.client(h2), b.request("POST", b.up.URL("api.starpod.test")+"/"+token, token, "X-Key", token))
+				if response.StatusCode != 502 || !strings.Contains(body, RuleCertificate) {
+					t.Errorf("got %d %s, want 502 by the rule %s", response.StatusCode, body, RuleCertificate)
+				}
+				b.nothingReached()
+			})
+		}
+	}
+}
+
+// oneByte reads no further than it has to.
+type oneByte struct{ io.Reader }
+
+func (r oneByte) Read(p []byte) (int, error) { return r.Reader.Read(p[:1]) }
+
+// segmented writes each byte by itself.
+type segmented struct{ net.Conn }
+
+func (c segmented) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := c.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+// TestClientHello comes in many segments, or is large, or right behind CONNECT.
+func TestClientHello(t *testing.T) {
+	b := newBench(t, nil)
+	many := make([]string, 200)
+	for i := range many {
+		many[i] = fmt.Sprintf("protocol-number-%d", i)
+	}
+	get := func(t *testing.T, conn *tls.Conn) {
+		t.Helper()
+		b.t = t
+		if response := b.sendOver(conn, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"); response.StatusCode != 200 {
+			t.Errorf("got status %d, want 200", response.StatusCode)
+		}
+	}
+	t.Run("one byte at a time", func(t *testing.T) {
+		conn, _ := b.connect(b.apiAuthority())
+		get(t, b.secure(segmented{conn}))
+	})
+	t.Run("over 2 kB", func(t *testing.T) {
+		conn, _ := b.connect(b.apiAuthority())
+		get(t, b.secure(conn, append(many, "http/1.1")...))
+	})
+	t.Run("TLS 1.2", func(t *testing.T) {
+		conn, _ := b.connect(b.apiAuthority())
+		secure := tls.Client(conn, &tls.Config{ServerName: "api.starpod.test", RootCAs: b.roots, MaxVersion: tls.VersionTLS12})
+		get(t, secure)
+	})
+	t.Run("in one segment with CONNECT", func(t *testing.T) {
+		conn := b.dialFront()
+		eager := &eagerConn{Conn: conn, connect: fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", b.apiAuthority())}
+		get(t, b.secure(eager))
+	})
+}
+
+// eagerConn sends CONNECT together with the first bytes that follow it, without
+// waiting for the answer, which the first Read takes away.
+type eagerConn struct {
+	net.Conn
+	connect string
+	once    sync.Once
+}
+
+func (c *eagerConn) Write(p []byte) (int, error) {
+	_, err := c.Conn.Write(append([]byte(c.connect), p...))
+	c.connect = ""
+	return len(p), err
+}
+
+func (c *eagerConn) Read(p []byte) (int, error) {
+	var err error
+	c.once.Do(func() {
+		var answer []byte
+		for one := make([]byte, 1); err == nil && !strings.HasSuffix(string(answer), "\r\n\r\n"); {
+			_, err = c.Conn.Read(one)
+			answer = append(answer, one...)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// TestBlindTunnels: no interception where it is off, not wanted or impossible.
+func TestBlindTunnels(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		configure func(*Proxy)
+		warns     bool
+	}{
+		{"interception is off", func(p *Proxy) { p.Authority = nil }, false},
+		{"the host is listed", func(p *Proxy) { p.Tunnel = []string{"*.starpod.test"} }, false},
+		{"the authority fails", func(p *Proxy) {
+			p.Authority = func(context.Context) (*ca.Authority, error) { return nil, errors.New("disk on fire") }
+		}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t, test.configure)
+			pki := testbench.NewPKI(t)
+			b.up = testbench.NewUpstreamWith(t, pki.Leaf(t), "http/1.1")
+			conn, response := b.connect(b.apiAuthority())
+			if response.StatusCode != 200 {
+				t.Fatalf("got status %d, want 200", response.StatusCode)
+			}
+			b.roots = pki.Pool() // the client sees the upstream's own certificate
+			token := b.token("api.starpod.test")
+			b.sendOver(b.secure(conn), "GET / HTTP/1.1\r\nHost: {host}\r\nX-Key: "+token+"\r\n\r\n")
+			if got := b.up.Last(t).Header.Get("X-Key"); got != token {
+				t.Errorf("upstream got %q, want the token as it was", got)
+			}
+			if warned := b.logs.FilterLevelExact(zapcore.WarnLevel).Len() > 0; warned != test.warns {
+				t.Errorf("warned: got %v, want %v: %v", warned, test.warns, b.logs.All())
+			}
+			if counts := b.proxy.Stats.Counts(); counts.Tunnelled != 1 || counts.Intercepted != 0 {
+				t.Errorf("got %+v, want one blind tunnel", counts)
+			}
+		})
+	}
+}
+
+// TestHalfClose goes through a blind tunnel from either side.
+func TestHalfClose(t *testing.T) {
+	for _, first := range []string{"client", "upstream"} {
+		t.Run(first+" first", func(t *testing.T) {
+			b := newBench(t, func(p *Proxy) { p.Authority = nil })
+			received := make(chan string, 1)
+			port := b.rawUpstream(false, func(conn net.Conn) {
+				if first == "upstream" {
+					_, _ = io.WriteString(conn, "answer")
+					_ = conn.(*net.TCPConn).CloseWrite()
+				}
+				all, _ := io.ReadAll(conn)
+				received <- string(all)
+				if first == "client" {
+					_, _ = io.WriteString(conn, "answer")
+				}
+			})
+			conn := b.dialFront()
+			fmt.Fprintf(conn, "CONNECT api.starpod.test:%d HTTP/1.1\r\nHost: x\r\n\r\n", port)
+			if head, err := readHead(bufio.NewReaderSize(oneByte{conn}, 16)); err != nil || !strings.Contains(head, " 200 ") {
+				t.Fatalf("got %q (%v), want 200", head, err)
+			}
+			if first == "upstream" {
+				if got, err := io.ReadAll(conn); err != nil || string(got) != "answer" {
+					t.Errorf("client got %q (%v), want the answer and the end", got, err)
+				}
+			}
+			_, _ = io.WriteString(conn, "question")
+			_ = conn.(*net.TCPConn).CloseWrite()
+			if got := <-received; got != "question" {
+				t.Errorf("upstream got %q, want the question and the end", got)
+			}
+			if first == "client" {
+				if got, err := io.ReadAll(conn); err != nil || string(got) != "answer" {
+					t.Errorf("client got %q (%v), want the answer", got, err)
+				}
+			}
+		})
+	}
+}
+
+func TestConnectOverHTTP2IsGuarded(t *testing.T) {
+	b := newBench(t, nil)
+	open := b.h2Front()
+	for authority, want := range map[string]int{
+		"169.254.169.254:80": 403, "api.starpod.test": 400, "api.starpod.test:0": 400,
+	} {
+		if _, response := open(authority, nil); response.StatusCode != want {
+			t.Errorf("%s: got status %d, want %d", authority, response.StatusCode, want)
+		}
+	}
+}
+
+// TestManyTunnels come and go, and leave nothing behind.
+func TestManyTunnels(t *testing.T) {
+	b := newBench(t, nil)
+	warm := b.tunnel(b.apiAuthority(), "api.starpod.test", "http/1.1")
+	b.sendOver(warm, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
+	testbench.NoGoroutineLeak(t)
+	var wg sync.WaitGroup
+	for worker := range 5 {
+		wg.Go(func() {
+			for i := range 100 {
+				conn, err := net.Dial("tcp", b.front.Listener.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = conn.SetDeadline(time.Now().Add(longest))
+				fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", b.apiAuthority())
+				if head, err := readHead(bufio.NewReader(conn)); err != nil || !strings.Contains(head, " 200 ") {
+					t.Errorf("got %q (%v)", head, err)
+				}
+				switch (worker + i) % 3 { // closed before, in and after the handshake
+				case 1:
+					_, _ = conn.Write([]byte{recordTypeHandshake, 3, 1})
+				case 2:
+					secure := tls.Client(conn, &tls.Config{ServerName: "api.starpod.test", RootCAs: b.roots})
+					if err := secure.Handshake(); err != nil {
+						t.Error(err)
+					}
+				}
+				conn.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestCloseOfTheProxy ends tunnels that do nothing, and waits for busy ones.
+func TestCloseOfTheProxy(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("idle h2=%v", h2), func(t *testing.T) {
+			b := newBench(t, nil)
+			protocol := "http/1.1"
+			if h2 {
+				protocol = "h2"
+			}
+			conn := b.tunnel(b.apiAuthority(), "api.starpod.test", protocol)
+			client := inTunnel(t, conn, h2)
+			b.do(client, b.request("GET", b.up.URL("api.starpod.test")+"/", ""))
+			ctx, cancel := context.WithTimeout(t.Context(), longest)
+			defer cancel()
+			if err := b.proxy.Close(ctx); err != nil {
+				t.Errorf("got %v, want the tunnel closed in time", err)
+			}
+			if response, err := client.Get(b.up.URL("api.starpod.test") + "/"); err == nil {
+				t.Errorf("got status %d in a closed tunnel", response.StatusCode)
+			}
+		})
+	}
+	t.Run("busy", func(t *testing.T) {
+		b := newBench(t, nil)
+		values := make(chan string)
+		b.up.HandleStream("/events", testbench.Events(values))
+		response, err := b.client(false).Get(b.up.URL("api.starpod.test") + "/events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		closed := make(chan error, 1)
+		go func() { closed <- b.proxy.Close(t.Context()) }()
+		values <- "still here"
+		line, err := bufio.NewReader(response.Body).ReadString('\n')
+		if err != nil || line != "data: still here\n" {
+			t.Errorf("got %q (%v), want the event", line, err)
+		}
+		select {
+		case err := <-closed:
+			t.Errorf("closed (%v) while a response was under way", err)
+		default:
+		}
+		close(values)
+		_, _ = io.Copy(io.Discard, response.Body)
+		if err := <-closed; err != nil {
+			t.Errorf("got %v, want nil", err)
+		}
+	})
+	t.Run("busy for too long", func(t *testing.T) {
+		b := newBench(t, nil)
+		values := make(chan string)
+		defer close(values)
+		b.up.HandleStream("/events", testbench.Events(values))
+		response, err := b.client(false).Get(b.up.URL("api.starpod.test") + "/events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := b.proxy.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		}
+		if _, err := io.ReadAll(response.Body); err == nil {
+			t.Error("the response ended well, want it cut")
+		}
+	})
+}
