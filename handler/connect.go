@@ -129,6 +129,11 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	if err != nil {
 		return dest, err
 	}
+	if stream, ok := conn.(*streamConn); ok {
+		piped := newPipedStream(stream)
+		defer func() { <-piped.copied }()
+		conn = piped
+	}
 	p.Stats.Intercepted.Add(1)
 	t := &tunnel{
 		Conn: conn, dest: dest, reenter: reenter, done: make(chan struct{}),
@@ -255,42 +260,4 @@ func (c *bufferedConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
-}
-
-// streamConn makes a net.Conn of the stream of a CONNECT over HTTP/2 or HTTP/3.
-type streamConn struct {
-	body   io.ReadCloser
-	w      io.Writer
-	ctrl   *http.ResponseController
-	remote streamAddr
-}
-
-type streamAddr string
-
-func (streamAddr) Network() string  { return "tcp" }
-func (a streamAddr) String() string { return string(a) }
-
-func (c *streamConn) Read(p []byte) (int, error) { return c.body.Read(p) }
-
-func (c *streamConn) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	if err != nil {
-		return n, err
-	}
-	return n, c.ctrl.Flush()
-}
-
-// Close ends reads and writes under way; the stream itself ends when the
-// handler returns.
-func (c *streamConn) Close() error {
-	_ = c.SetDeadline(time.Unix(1, 0))
-	return c.body.Close()
-}
-
-func (c *streamConn) LocalAddr() net.Addr                { return streamAddr("") }
-func (c *streamConn) RemoteAddr() net.Addr               { return c.remote }
-func (c *streamConn) SetReadDeadline(t time.Time) error  { return c.ctrl.SetReadDeadline(t) }
-func (c *streamConn) SetWriteDeadline(t time.Time) error { return c.ctrl.SetWriteDeadline(t) }
-func (c *streamConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }

@@ -26,6 +26,9 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if f.in.ProtoMajor >= 2 && f.dest.Scheme == "https" {
 		transport = t.proxy.upstream.h2
 	}
+	if len(f.tokens) > 0 || f.in.ContentLength < 0 {
+		guardStandardLog()
+	}
 	f.askPlain(out)
 	res, err := transport.RoundTrip(out)
 	if err != nil {
