@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,7 +26,19 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		os.Exit(0)
 	}
+	catchIgnoredSignals()
 	os.Exit(m.Run())
+}
+
+// catchIgnoredSignals undoes for the commands of the tests what nohup, or a
+// shell that runs the tests in the background, did: a signal that is ignored
+// here would be ignored by them, and one that is caught is not.
+func catchIgnoredSignals() {
+	for _, sig := range forwardedSignals {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 }
 
 // typed is a command line as a user types it, behind "caddy starpod".

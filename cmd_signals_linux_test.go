@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,12 @@ func startTrapping(t *testing.T, script string) (cmd *exec.Cmd, lines *bufio.Sca
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// A signal that does not arrive must not hang the tests.
+	patience := time.AfterFunc(time.Minute, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
+	t.Cleanup(func() {
+		patience.Stop()
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	})
 	lines = bufio.NewScanner(stdout)
 	if !lines.Scan() || lines.Text() != "ready" {
 		t.Fatalf("first line: got %q, want ready", lines.Text())
