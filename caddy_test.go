@@ -1,7 +1,7 @@
 package starpod
 
 import (
-	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -18,7 +18,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-	"golang.org/x/net/http2"
 
 	"github.com/starpod/caddy-starpod/ca"
 	"github.com/starpod/caddy-starpod/internal/testbench"
@@ -219,16 +218,15 @@ func TestConnectOverHTTP2(t *testing.T) {
 	tls {
 		get_certificate starpod
 	}`})
-	config := &tls.Config{RootCAs: s.bundle(), NextProtos: []string{"h2"}, ServerName: "proxy.starpod.test"}
-	front, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port), config)
+	front := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: s.bundle(), ServerName: "proxy.starpod.test"}, Protocols: new(http.Protocols),
+	}
+	front.Protocols.SetHTTP2(true)
+	conn, err := front.NewClientConn(t.Context(), "https", fmt.Sprintf("127.0.0.1:%d", s.port))
 	if err != nil {
 		t.Fatalf("connecting to the proxy: %v", err)
 	}
-	defer front.Close()
-	conn, err := new(http2.Transport).NewClientConn(front)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer conn.Close()
 	authority := fmt.Sprintf("127.0.0.1:%d", s.up.Port())
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -243,8 +241,10 @@ func TestConnectOverHTTP2(t *testing.T) {
 			}
 			stream := &pipeConn{Reader: response.Body, WriteCloser: toProxy}
 			secure := tls.Client(stream, &tls.Config{RootCAs: s.bundle(), ServerName: "127.0.0.1", NextProtos: []string{protocol}})
-			client := clientOver(t, secure, protocol)
-			s.get(client, s.target("/"), "X-Key", s.token("127.0.0.1"))
+			client := clientOver(t, secure)
+			for range 2 {
+				s.get(client, s.target("/"), "X-Key", s.token("127.0.0.1"))
+			}
 			if got := s.up.Last(t).Header.Get("X-Key"); got != canary {
 				t.Errorf("upstream got %q, want the value", got)
 			}
@@ -268,29 +268,17 @@ func (c *pipeConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *pipeConn) SetWriteDeadline(time.Time) error { return nil }
 
 // clientOver is an HTTP client on one given connection.
-func clientOver(t *testing.T, conn *tls.Conn, protocol string) *http.Client {
+func clientOver(t *testing.T, conn *tls.Conn) *http.Client {
 	t.Helper()
 	if err := conn.Handshake(); err != nil {
 		t.Fatalf("handshake in the tunnel: %v", err)
 	}
-	if protocol == "h2" {
-		h2, err := new(http2.Transport).NewClientConn(conn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &http.Client{Transport: h2}
-	}
-	return &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-		if err := r.Write(conn); err != nil {
-			return nil, err
-		}
-		return http.ReadResponse(bufio.NewReader(conn), r)
-	})}
+	transport := &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+		return conn, nil
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
 }
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // TestIssuerModule intercepts with an authority that lives in Caddy's storage.
 func TestIssuerModule(t *testing.T) {

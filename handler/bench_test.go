@@ -225,26 +225,6 @@ func (b *bench) tunnel(authority, serverName string, protocols ...string) *tls.C
 
 func (b *bench) apiAuthority() string { return fmt.Sprintf("api.starpod.test:%d", b.up.Port()) }
 
-// exchangeRaw sends bytes through a tunnel to the API and returns the parsed
-// response with its body.
-func (b *bench) exchangeRaw(raw string) (*http.Response, string) {
-	b.t.Helper()
-	conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "http/1.1")
-	if _, err := io.WriteString(conn, raw); err != nil {
-		b.t.Fatal(err)
-	}
-	method, _, _ := strings.Cut(raw, " ")
-	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
-	if err != nil {
-		b.t.Fatalf("reading the response: %v", err)
-	}
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		b.t.Fatalf("reading the response: %v", err)
-	}
-	return response, string(body)
-}
-
 func basic(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }

@@ -18,7 +18,8 @@ done
 
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
-GOBIN=$tools go install "$staticcheck" "$govulncheck"
+GOBIN=$tools go install "$staticcheck"
+GOBIN=$tools go install "$govulncheck"
 
 "$tools/staticcheck" ./...
 

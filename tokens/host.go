@@ -197,7 +197,7 @@ func parsePattern(text string) (pattern, error) {
 		return p, err
 	}
 	if p.wildcard && (strings.Contains(p.host, ":") || endsInNumber(p.host)) {
-		return p, errors.New("an address has no subdomains; write it without *.")
+		return p, errors.New(`an address has no subdomains: leave out the "*." in front`)
 	}
 	return p, nil
 }
