@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"path/filepath"
 	"sync"
 
@@ -41,6 +42,7 @@ type App struct {
 	starts  []func() error
 	stats   *handler.Stats
 	tier    Tier
+	admin   []netip.AddrPort
 	logger  *zap.Logger
 
 	mu        sync.Mutex
@@ -84,6 +86,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.tier = tier
+	a.admin = tcpAddresses(adminListen(ctx))
 	if a.CA != nil {
 		return a.provisionIssuer(ctx)
 	}
@@ -109,6 +112,9 @@ func (a *App) Start() error {
 
 // Stop has nothing to end: the proxies clean up themselves.
 func (a *App) Stop() error { return nil }
+
+// Listeners implements [handler.Runtime].
+func (a *App) Listeners() []netip.AddrPort { return a.admin }
 
 // Attach implements [handler.Runtime].
 func (a *App) Attach(p *handler.Proxy, start func() error) {

@@ -358,3 +358,15 @@ func TestDamagedAuthority(t *testing.T) {
 		t.Errorf("the damaged file was overwritten with %q", text)
 	}
 }
+
+// TestAdminIsOutOfReach: a client of the proxy that reached the admin endpoint
+// could have the key file served.
+func TestAdminIsOutOfReach(t *testing.T) {
+	s := startSite(t, siteLines{})
+	for _, host := range []string{"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"} {
+		response, body := s.get(s.client(), fmt.Sprintf("http://%s:%d/config/", host, s.admin))
+		if response.StatusCode != http.StatusForbidden {
+			t.Errorf("%s: got %d %.80q, want 403", host, response.StatusCode, body)
+		}
+	}
+}

@@ -68,9 +68,6 @@ type Handle struct {
 	CABundle string // PEM file: the system's roots and the proxy's
 	Tier     Tier
 
-	// Namespace is the network namespace of the proxy's clients, "" for none.
-	Namespace string
-
 	keys     *tokens.Keyring
 	proxy    *handler.Proxy
 	server   *http.Server

@@ -2,6 +2,7 @@ package starpod
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -24,7 +25,9 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 	for _, p := range a.proxies {
 		proxy := ProxyStatus{Intercept: p.Authority != nil, Listen: []string{}}
 		for _, addr := range p.Guard.Self() {
-			proxy.Listen = append(proxy.Listen, addr.String())
+			if !slices.Contains(a.admin, addr) {
+				proxy.Listen = append(proxy.Listen, addr.String())
+			}
 		}
 		if keys, err := p.Keys(); err == nil {
 			proxy.Keys = keys.Len()

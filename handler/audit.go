@@ -67,6 +67,7 @@ func (p *Proxy) refused(r *http.Request, dest Destination, refusal *Refusal) {
 			zap.String("rule", refusal.Rule),
 			zap.Int("status", refusal.Status),
 			zap.String("reason", refusal.Reason),
+			zap.String("mend", refusal.Mend),
 		)
 	}
 }

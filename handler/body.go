@@ -117,6 +117,16 @@ func replay(out *http.Request, length int64, reader func() io.Reader) {
 }
 
 func (f *forwarding) spoolBody(out *http.Request, form tokens.Form) error {
+	original := out.ContentLength
+	all := f.proxy.spooled.Add(original)
+	f.cleanup = append(f.cleanup, func() { f.proxy.spooled.Add(-original) })
+	if all > f.proxy.Swap.MaxSpool {
+		return &Refusal{
+			Status: http.StatusServiceUnavailable, Rule: RuleSpool,
+			Reason: fmt.Sprintf("the bodies under way would take more than the limit of %d bytes", f.proxy.Swap.MaxSpool),
+			Mend:   "try again when others have ended, raise `max_spool`, or send the body chunked, which is streamed",
+		}
+	}
 	spooled := newSpool(f.proxy.Swap)
 	f.cleanup = append(f.cleanup, spooled.close)
 	s := f.scanner(PlaceBody, form)

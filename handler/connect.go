@@ -139,6 +139,7 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 		Conn: conn, dest: dest, reenter: reenter, done: make(chan struct{}),
 		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
 	}
+	defer p.live.add(t)()
 	if err := p.inner.serve(t); err != nil {
 		_ = t.Close()
 		return dest, nil
@@ -178,6 +179,7 @@ func (p *Proxy) serveBlind(w http.ResponseWriter, r *http.Request, dest Destinat
 		return err
 	}
 	defer conn.Close()
+	defer p.live.add(conn)()
 	p.Stats.Tunnelled.Add(1)
 
 	finished := make(chan struct{})
@@ -194,8 +196,7 @@ func (p *Proxy) serveBlind(w http.ResponseWriter, r *http.Request, dest Destinat
 // works. Where the other side cannot be closed by half it is closed whole.
 func copyHalf(dst, src net.Conn) {
 	_, err := io.Copy(dst, src)
-	if half, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
-		_ = half.CloseWrite()
+	if half, ok := dst.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
 		return
 	}
 	_ = dst.Close()

@@ -51,6 +51,8 @@ func newExchange(dest Destination, r *http.Request) (*exchange, error) {
 		return nil, misdirected("the TLS server name", r.TLS.ServerName)
 	case r.URL.Scheme != "" && r.URL.Scheme != "https":
 		return nil, &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "only https:// is served inside a tunnel"}
+	case ambiguousTarget(r.RequestURI):
+		return nil, refuseAuthority(ambiguous)
 	case r.URL.User != nil:
 		return nil, refuseAuthority("user information is not allowed in the URL of a proxy request")
 	case r.URL.Host != "" && !dest.agrees(r.URL.Host):
@@ -69,6 +71,15 @@ func sniAgrees(sni string, dest Destination) bool {
 	}
 	host, err := tokens.CanonicalHost(sni)
 	return err == nil && host == dest.Host
+}
+
+const ambiguous = "a request target has no white space, no control characters and no fragment"
+
+// ambiguousTarget reports whether servers could disagree about where the target
+// ends (RFC 9112, section 3.2): they cut it at a space or a "#", and then the
+// path that a token was checked against is not the one that is served.
+func ambiguousTarget(target string) bool {
+	return strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f })
 }
 
 // quoteName makes a hostile name fit for a message.

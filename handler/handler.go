@@ -125,6 +125,10 @@ type Runtime interface {
 	// Authority returns the certificate authority, making it when needed.
 	Authority(context.Context) (*ca.Authority, error)
 
+	// Listeners returns the addresses of this process that no client may reach
+	// through a proxy: Caddy's admin endpoint.
+	Listeners() []netip.AddrPort
+
 	// Attach tells the app of a proxy. start is called when the app starts and
 	// has the side effects that provisioning must not have.
 	Attach(p *Proxy, start func() error)
@@ -168,16 +172,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.Intercept == nil || *h.Intercept {
 		h.proxy.Authority = runtime.Authority
 	}
-	for _, configure := range []func(*caddy.Replacer) error{h.configureSwap, h.configureAuth, h.configureEgress} {
-		if err := configure(repl); err != nil {
-			return err
-		}
+	if err := h.configureSwap(); err != nil {
+		return err
+	}
+	if err := h.configureAuth(); err != nil {
+		return err
+	}
+	if err := h.configureEgress(repl); err != nil {
+		return err
 	}
 	runtime.Attach(h.proxy, h.keys.create)
 	return nil
 }
 
-func (h *Handler) configureSwap(*caddy.Replacer) (err error) {
+func (h *Handler) configureSwap() (err error) {
 	swap := &h.proxy.Swap
 	if swap.Scan, err = ParsePlaces(h.Scan); err != nil {
 		return fmt.Errorf("scan: %w", err)
@@ -202,7 +210,7 @@ func (h *Handler) configureSwap(*caddy.Replacer) (err error) {
 	return nil
 }
 
-func (h *Handler) configureAuth(*caddy.Replacer) error {
+func (h *Handler) configureAuth() error {
 	if h.ProxyAuth == nil {
 		return nil
 	}
@@ -224,14 +232,16 @@ func (h *Handler) configureEgress(repl *caddy.Replacer) error {
 	h.proxy.HandOver = h.Egress.Next
 	h.proxy.Guard.Timeout = time.Duration(h.Egress.DialTimeout)
 	for _, line := range h.Egress.Rules {
-		for allow, words := range map[bool][]string{true: line.Allow, false: line.Deny} {
-			for _, word := range words {
-				rules, err := ParseEgressRule(allow, word)
-				if err != nil {
-					return fmt.Errorf("egress: %w", err)
-				}
-				h.proxy.Guard.Rules = append(h.proxy.Guard.Rules, rules...)
+		allow, words := true, line.Allow
+		if len(line.Deny) > 0 {
+			allow, words = false, line.Deny
+		}
+		for _, word := range words {
+			rules, err := ParseEgressRule(allow, word)
+			if err != nil {
+				return fmt.Errorf("egress: %w", err)
 			}
+			h.proxy.Guard.Rules = append(h.proxy.Guard.Rules, rules...)
 		}
 	}
 	roots, err := TrustRoots(h.Egress.Trust)
@@ -321,12 +331,13 @@ func keepOpen(ctx context.Context) (restore func()) {
 
 const longTime = 365 * 24 * time.Hour
 
-// self returns the addresses of the server that this handler belongs to.
+// self returns the addresses of the server that this handler belongs to, and of
+// the admin endpoint: who reaches that can have any file served, the key too.
 func (h *Handler) self() []netip.AddrPort {
+	own := h.runtime.Listeners()
 	if h.server == nil {
-		return nil
+		return own
 	}
-	var own []netip.AddrPort
 	for _, listener := range h.server.Listeners() {
 		if addr, ok := listener.Addr().(*net.TCPAddr); ok {
 			own = append(own, addr.AddrPort())

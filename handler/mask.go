@@ -3,6 +3,7 @@ package handler
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/url"
@@ -37,6 +38,9 @@ func newMask(found []foundToken, credentials []string) *mask {
 				m.add(spelling)
 			}
 			m.add(tokens.Escape(value, tokens.XML))
+			for _, spelling := range htmlSpellings(value) {
+				m.add(spelling)
+			}
 			percent := tokens.Escape(value, tokens.Percent)
 			m.add(percent)
 			m.add(lowerEscapes(percent))
@@ -45,7 +49,7 @@ func newMask(found []foundToken, credentials []string) *mask {
 		}
 	}
 	for _, c := range credentials {
-		m.add(c)
+		m.add(strings.TrimRight(c, "="))
 	}
 	if len(m.needles) == 0 {
 		return nil
@@ -190,13 +194,28 @@ func (r *maskReader) fill() {
 
 // jsonSpellings returns how encoders write text in a JSON string: plainly, with
 // HTML's characters escaped (Go), with slashes escaped (PHP), in ASCII only
-// (Python), and the last two together.
+// (Python), the last two together, and with more escaped (Gson, .NET).
 func jsonSpellings(text string) []string {
 	plain := tokens.Escape(text, tokens.JSON)
 	ascii := asciiOnly(plain)
 	slashes := strings.NewReplacer("/", `\/`)
 	html := strings.NewReplacer("<", `\u003c`, ">", `\u003e`, "&", `\u0026`)
-	return []string{plain, html.Replace(plain), slashes.Replace(plain), ascii, slashes.Replace(ascii)}
+	gson := strings.NewReplacer("<", `\u003c`, ">", `\u003e`, "&", `\u0026`, "=", `\u003d`, "'", `\u0027`)
+	net := strings.NewReplacer("<", `\u003C`, ">", `\u003E`, "&", `\u0026`, "+", `\u002B`, "'", `\u0027`, `\"`, `\u0022`)
+	return []string{
+		plain, html.Replace(plain), slashes.Replace(plain), ascii, slashes.Replace(ascii),
+		gson.Replace(plain), net.Replace(plain),
+	}
+}
+
+// htmlSpellings returns how encoders write text in HTML: with numeric entities
+// (Go), with "+" as well (Go's templates), with hexadecimal ones (Python).
+func htmlSpellings(text string) []string {
+	plain := html.EscapeString(text)
+	return []string{
+		plain, strings.ReplaceAll(plain, "+", "&#43;"),
+		strings.NewReplacer("&#34;", "&quot;", "&#39;", "&#x27;").Replace(plain),
+	}
 }
 
 // asciiOnly writes what is not ASCII as \uXXXX, in surrogate pairs where needed.

@@ -45,6 +45,10 @@ func TestMaskSpellings(t *testing.T) {
 		"percent, lower case": lowerEscapes(tokens.Escape(value, tokens.Percent)),
 		"form":                url.QueryEscape(value),
 		"path":                url.PathEscape(value),
+		"JSON of Gson":        `p/ss \"wörd\"\u003c\u0026\u003e\\ 🔑 x+y\u003dz`,
+		"JSON of .NET":        `p/ss \u0022wörd\u0022\u003C\u0026\u003E\\ 🔑 x\u002By=z`,
+		"HTML of Go":          `p/ss &#34;wörd&#34;&lt;&amp;&gt;\ 🔑 x&#43;y=z`,
+		"HTML of Python":      `p/ss &quot;wörd&quot;&lt;&amp;&gt;\ 🔑 x+y=z`,
 		"XML":                 tokens.Escape(value, tokens.XML),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -161,7 +165,7 @@ func TestMaskResponses(t *testing.T) {
 		"a Basic credential": {func(w http.ResponseWriter, _ *http.Request, got *testbench.Request) {
 			_, _ = io.WriteString(w, got.Header.Get("Authorization"))
 		}, func(_ *http.Response, body string) string { return body },
-			"Basic " + strings.Repeat("*", len(base64.StdEncoding.EncodeToString([]byte("u:"+canary))))},
+			"Basic " + strings.Repeat("*", len(base64.RawStdEncoding.EncodeToString([]byte("u:"+canary)))) + "=="},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, nil)
@@ -228,5 +232,63 @@ func TestUnmasked(t *testing.T) {
 	_, body := b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/", "", "X-Key", b.token()))
 	if body != canary {
 		t.Errorf("got %q, want the value", body)
+	}
+}
+
+// TestMaskCodings undoes several codings and refuses one that it does not know.
+func TestMaskCodings(t *testing.T) {
+	var packed bytes.Buffer
+	encoder := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(encoder, canary)
+	_ = encoder.Close()
+	for name, test := range map[string]struct {
+		fields []string
+		status int
+	}{
+		"identity behind it in one line": {[]string{"gzip, identity"}, 200},
+		"in two lines":                   {[]string{"identity", "gzip"}, 200},
+		"in capitals":                    {[]string{"GZIP"}, 200},
+		"one that is not known":          {[]string{"gzip, rot13"}, 502},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.up.Handle("/", func(w http.ResponseWriter, _ *http.Request, _ *testbench.Request) {
+				w.Header()["Content-Encoding"] = test.fields
+				_, _ = w.Write(packed.Bytes())
+			})
+			response, body := b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/", "", "X-Key", b.token()))
+			if response.StatusCode != test.status || strings.Contains(body, canary) || body == packed.String() {
+				t.Errorf("got %d %q, want %d and nothing of the value", response.StatusCode, body, test.status)
+			}
+		})
+	}
+}
+
+// TestLateToken refuses a token that comes when a compressed answer, which could
+// not be masked any more, is already under way.
+func TestLateToken(t *testing.T) {
+	b := newBench(t, nil)
+	arrived := make(chan string, 1)
+	b.up.HandleStream("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.WriteHeader(200)
+		_ = http.NewResponseController(w).Flush()
+		body, _ := io.ReadAll(r.Body)
+		arrived <- string(body)
+	}))
+	body, late := io.Pipe()
+	request := b.request("POST", b.up.URL("api.starpod.test")+"/", "", "Accept-Encoding", "gzip")
+	request.Body, request.ContentLength = body, -1
+	response, err := b.client(true).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	go func() {
+		_, _ = io.WriteString(late, b.token())
+		_ = late.Close()
+	}()
+	if got := <-arrived; strings.Contains(got, canary) {
+		t.Errorf("the upstream got %q, want no value", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"compress/zlib"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/andybalholm/brotli"
@@ -31,8 +32,14 @@ func (f *forwarding) currentMask() *mask {
 }
 
 // askPlain asks for an answer that can be looked into, where there is something
-// to look for.
+// to look for: without a coding, and without a change of protocol that would
+// carry the answer to this very request (h2c).
 func (f *forwarding) askPlain(out *http.Request) {
+	if upgrade := out.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") && f.currentMask() != nil {
+		out.Header = out.Header.Clone()
+		out.Header.Del("Upgrade")
+		out.Header.Del("Connection")
+	}
 	if _, asks := out.Header["Accept-Encoding"]; asks && f.currentMask() != nil {
 		out.Header = out.Header.Clone()
 		out.Header.Set("Accept-Encoding", "identity")
@@ -41,28 +48,36 @@ func (f *forwarding) askPlain(out *http.Request) {
 
 // maskResponse hides in an answer what was put into the request. An answer that
 // is compressed all the same is decoded first.
-func (f *forwarding) maskResponse(res *http.Response) {
-	m := f.currentMask()
+func (f *forwarding) maskResponse(res *http.Response) error {
+	applied := appliedCodings(res.Header)
 	streaming := f.in.ContentLength < 0 // more tokens may come while the answer is under way
-	if m == nil && !streaming {
-		return
+	if streaming && len(applied) > 0 && !f.proxy.Swap.Unmasked {
+		f.mu.Lock()
+		f.passing = true // before the mask is read: from here on, late tokens are refused
+		f.mu.Unlock()
+	}
+	m := f.currentMask()
+	if m == nil && (!streaming || f.proxy.Swap.Unmasked) {
+		return nil
 	}
 	if m != nil {
 		m.header(res.Header)
 	}
 	if res.Body == nil || res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols {
-		return
+		return nil
 	}
 	body := res.Body
-	if m != nil && f.in.Method != http.MethodHead {
-		if decoded := decode(body, res.Header.Get("Content-Encoding")); decoded != body {
-			body = decoded
-			res.Header.Del("Content-Encoding")
-			res.Header.Del("Content-Length")
-			res.ContentLength = -1
+	if m != nil && f.in.Method != http.MethodHead && len(applied) > 0 {
+		var err error
+		if body, err = decode(body, applied); err != nil {
+			return err
 		}
+		res.Header.Del("Content-Encoding")
+		res.Header.Del("Content-Length")
+		res.ContentLength = -1
 	}
 	res.Body = &maskedTrailers{ReadCloser: newMaskReader(body, f.currentMask), f: f, res: res}
+	return nil
 }
 
 // maskedTrailers masks the trailers when the body has ended.
@@ -84,27 +99,84 @@ func (b *maskedTrailers) Read(p []byte) (int, error) {
 
 // codings are the content codings that can be undone.
 var codings = map[string]func(io.Reader) (io.Reader, error){
-	"gzip":    func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
-	"x-gzip":  func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
-	"deflate": func(r io.Reader) (io.Reader, error) { return zlib.NewReader(r) },
+	"gzip":    openGzip,
+	"x-gzip":  openGzip,
+	"deflate": openZlib,
 	"br":      func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil },
-	"zstd": func(r io.Reader) (io.Reader, error) {
-		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(decodeWindow))
-	},
+	"zstd":    openZstd,
+}
+
+// The decoders' own functions return a nil pointer with their error, which would
+// not be a nil io.Reader.
+
+func openGzip(r io.Reader) (io.Reader, error) {
+	decoder, err := gzip.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return decoder, nil
+}
+
+func openZlib(r io.Reader) (io.Reader, error) {
+	decoder, err := zlib.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return decoder, nil
+}
+
+func openZstd(r io.Reader) (io.Reader, error) {
+	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(decodeWindow))
+	if err != nil {
+		return nil, err
+	}
+	return decoder, nil
+}
+
+// appliedCodings returns the content codings of a message in the order in which
+// they were applied (RFC 9110, section 8.4), identity left out.
+func appliedCodings(h http.Header) []string {
+	var applied []string
+	for _, field := range h.Values("Content-Encoding") {
+		for coding := range strings.SplitSeq(field, ",") {
+			if coding = strings.ToLower(strings.TrimSpace(coding)); coding != "" && coding != "identity" {
+				applied = append(applied, coding)
+			}
+		}
+	}
+	return applied
+}
+
+// maxCodings is how many codings one on top of the other are undone.
+const maxCodings = 3
+
+// decode undoes content codings, the last first. An answer in one that is not
+// known is an error: it could not be looked into.
+func decode(body io.ReadCloser, applied []string) (io.ReadCloser, error) {
+	if len(applied) > maxCodings {
+		return nil, refuseCoding("more than three codings")
+	}
+	for _, coding := range slices.Backward(applied) {
+		open, known := codings[coding]
+		if !known {
+			return nil, refuseCoding("the coding " + quoteName(coding))
+		}
+		body = &decodedBody{Closer: body, encoded: body, open: open}
+	}
+	return body, nil
+}
+
+func refuseCoding(what string) error {
+	return &Refusal{
+		Status: http.StatusBadGateway, Rule: RuleCoding,
+		Reason: "the answer came in " + what + ", which cannot be looked into, though plain text was asked for",
+		Mend:   "set `mask_responses off` if answers of this host may repeat the value",
+	}
 }
 
 // decodeWindow bounds the memory that a zstd frame may ask for (RFC 8878,
 // section 3.1.1.1.2, recommends support of 8 MiB).
 const decodeWindow = 8 << 20
-
-// decode undoes a content coding; a body in an unknown one is returned as it is.
-func decode(body io.ReadCloser, coding string) io.ReadCloser {
-	open, known := codings[strings.ToLower(strings.TrimSpace(coding))]
-	if !known {
-		return body
-	}
-	return &decodedBody{Closer: body, encoded: body, open: open}
-}
 
 // decodedBody opens the decoder with the first read, since decoders read ahead
 // and the header of the answer must not wait for that.

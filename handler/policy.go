@@ -94,7 +94,8 @@ type SwapPolicy struct {
 	// BodyBuffer is how much of a body is held in memory, in bytes.
 	BodyBuffer int64
 
-	// MaxSpool is the longest body with a length that is taken, in bytes.
+	// MaxSpool is how long bodies with a length may be, each and all that wait
+	// at one time together, in bytes.
 	MaxSpool int64
 
 	// SpoolDir is where longer bodies wait; "" means the system's temp folder.

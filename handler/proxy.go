@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"sync/atomic"
 
 	"github.com/starpod/caddy-starpod/ca"
 	"github.com/starpod/caddy-starpod/tokens"
@@ -52,6 +53,8 @@ type Proxy struct {
 	Stats *Stats
 
 	once     sync.Once
+	spooled  atomic.Int64 // bytes of bodies that wait in files
+	live     liveTunnels
 	forward  *httputil.ReverseProxy
 	upstream *upstream
 	inner    *innerServer
@@ -79,10 +82,12 @@ func (p *Proxy) Init() {
 	})
 }
 
-// Close ends idle tunnels and lets busy ones finish for as long as ctx lasts.
+// Close ends idle tunnels and lets busy ones, and blind ones, whose traffic it
+// cannot tell, finish for as long as ctx lasts.
 func (p *Proxy) Close(ctx context.Context) error {
 	p.Init()
 	err := p.inner.shutdown(ctx)
+	p.live.drain(ctx)
 	p.upstream.closeIdle()
 	return err
 }
@@ -129,6 +134,9 @@ func (p *Proxy) serveAbsolute(w http.ResponseWriter, r *http.Request, next NextF
 			Reason: "only http:// URLs can be asked for in absolute form",
 			Mend:   "let the client use CONNECT for https://, as clients do when HTTPS_PROXY is set",
 		}
+	}
+	if ambiguousTarget(r.RequestURI) {
+		return Destination{}, refuseAuthority(ambiguous)
 	}
 	if r.URL.User != nil {
 		return Destination{}, refuseAuthority("user information is not allowed in the URL of a proxy request")

@@ -29,11 +29,11 @@ const (
 	RuleUndecodable = "on_undecodable"    // a token that no key opens
 	RulePlaintext   = "plaintext_http"    // a token towards http://
 	RuleHeaderValue = "header_value"      // a value that no header may carry
+	RuleCoding      = "content_coding"    // an answer that cannot be looked into
 	RuleSpool       = "max_spool"         // a body over the limit
 	RuleBody        = "request_body"      // the client's body broke off
 	RuleUpstream    = "upstream"          // unreachable, or it broke off
 	RuleCertificate = "upstream_identity" // certificate of the upstream not valid
-	RuleUnserved    = "unserved"          // a method that this proxy does not serve
 )
 
 func (r *Refusal) Error() string { return r.Rule + ": " + r.Reason }

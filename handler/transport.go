@@ -34,7 +34,10 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.maskResponse(res)
+	if err := f.maskResponse(res); err != nil {
+		_ = res.Body.Close()
+		return nil, err
+	}
 	return res, nil
 }
 
@@ -91,10 +94,17 @@ func (f *forwarding) found(place Place, t tokens.Token) error {
 	if (len(f.tokens) < maxNoted || t.Action == tokens.Replaced) && !slices.Contains(f.tokens, note) {
 		f.tokens = append(f.tokens, note)
 	}
+	passing := f.passing
 	f.mu.Unlock()
 	switch {
 	case t.Action == tokens.Denied:
 		return refuseToken(t)
+	case passing && t.Action == tokens.Replaced && len(t.Value.Reveal()) >= minMasked:
+		return &Refusal{
+			Status: http.StatusBadRequest, Rule: RuleCoding,
+			Reason: "token " + t.ID + " came when a compressed answer was under way, which cannot be masked any more",
+			Mend:   "send the token before the answer begins, or ask for `Accept-Encoding: identity`",
+		}
 	case place == PlaceHeader && t.Action == tokens.Replaced && !httpguts.ValidHeaderFieldValue(t.Value.Reveal()):
 		return &Refusal{
 			Status: http.StatusBadRequest, Rule: RuleHeaderValue,

@@ -1,0 +1,62 @@
+package handler
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+)
+
+// liveTunnels are the tunnels under way, blind ones and intercepted ones. No
+// http.Server knows of them: their connections are hijacked.
+type liveTunnels struct {
+	mu   sync.Mutex
+	open map[io.Closer]struct{}
+}
+
+// add takes note of a tunnel until the returned function is called.
+func (l *liveTunnels) add(t io.Closer) (remove func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = make(map[io.Closer]struct{})
+	}
+	l.open[t] = struct{}{}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, t)
+	}
+}
+
+func (l *liveTunnels) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open)
+}
+
+// drainPoll is how often drain looks whether all have ended, like the one of
+// http.Server.Shutdown.
+const drainPoll = 50 * time.Millisecond
+
+// drain waits for the tunnels to end, and closes what is left when ctx ends.
+func (l *liveTunnels) drain(ctx context.Context) {
+	ticker := time.NewTicker(drainPoll)
+	defer ticker.Stop()
+	for l.count() > 0 {
+		select {
+		case <-ctx.Done():
+			l.mu.Lock()
+			left := make([]io.Closer, 0, len(l.open))
+			for t := range l.open {
+				left = append(left, t)
+			}
+			l.mu.Unlock()
+			for _, t := range left {
+				_ = t.Close()
+			}
+			return
+		case <-ticker.C:
+		}
+	}
+}
