@@ -198,9 +198,19 @@ func (g *Guard) checkAddr(d Destination, addr netip.Addr) error {
 	}
 	if class != "" {
 		return refuseEgress(d, fmt.Sprintf("%s is a %s address", addr, class),
-			fmt.Sprintf("add the line `allow %s` to egress", addr))
+			fmt.Sprintf("add the line `allow %s` to egress", d.opener(addr, class)))
 	}
 	return nil
+}
+
+// opener returns the narrowest word that would allow d at addr: with its port
+// where the client named the address itself. A name is not offered, since whoever
+// serves it could point it anywhere afterwards.
+func (d Destination) opener(addr netip.Addr, class string) string {
+	if word := d.HostPort(); d.Host == addr.String() && (EgressRule{Host: word}).opens(class) {
+		return word
+	}
+	return addr.String()
 }
 
 // opens reports whether an allow rule opens an address of a special range. An

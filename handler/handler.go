@@ -68,9 +68,9 @@ type Handler struct {
 	// How much of a request body is held in memory, in bytes. Default: 1 MiB.
 	BodyBuffer int64 `json:"body_buffer,omitempty"`
 
-	// The longest request body with a Content-Length that is accepted, in
-	// bytes; over body_buffer it waits in an unnamed temporary file (tokens
-	// still in it, never values). Default: 10 GiB.
+	// How long request bodies with a Content-Length may be, each and all at one
+	// time together, in bytes; over body_buffer they wait in unnamed temporary
+	// files (tokens still in them, never values). Default: 10 GiB.
 	MaxSpool int64 `json:"max_spool,omitempty"`
 
 	// The account that clients of the proxy must name. Default: none needed.

@@ -241,7 +241,7 @@ func TestSealValidates(t *testing.T) {
 		{"empty port", Secret{Hosts: []string{"a.example:"}}, "1 to 65535"},
 		{"empty host", Secret{Hosts: []string{""}}, "empty"},
 		{"host is not text", Secret{Hosts: []string{"\xff"}}, "not valid UTF-8"},
-		{"subdomains of an address", Secret{Hosts: []string{"*.192.0.2.1"}}, "without *."},
+		{"subdomains of an address", Secret{Hosts: []string{"*.192.0.2.1"}}, `leave out the "*."`},
 		{"short IPv4", Secret{Hosts: []string{"127.1"}}, "192.0.2.1"},
 		{"empty method", Secret{Methods: []string{""}}, "such as GET"},
 		{"method with space", Secret{Methods: []string{"GET /"}}, "such as GET"},
