@@ -174,7 +174,8 @@ func refuseUpstream(dest Destination, err error) error {
 		refusal.Reason = fmt.Sprintf("the certificate of %s is not valid: %v", dest, verify.Err)
 		refusal.Mend = "if its authority is your own, name its PEM file with `trust` in egress"
 	case errors.As(err, &dns):
-		refusal.Reason = fmt.Sprintf("the name of %s cannot be resolved: %s", dest, dns.Err)
+		refusal.Reason = fmt.Sprintf("the name %s cannot be resolved: %s", dest.Host, dns.Err)
+		refusal.Mend = "check the name; where only a proxy leads out of this network, name it with `upstream` in egress"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		refusal.Reason = dest.String() + " did not answer in time"
 	case errors.As(err, &op) && op.Op == "dial":

@@ -75,6 +75,9 @@ func (f *forwarding) maskResponse(res *http.Response) error {
 		res.Header.Del("Content-Encoding")
 		res.Header.Del("Content-Length")
 		res.ContentLength = -1
+		f.mu.Lock()
+		f.passing = false // what comes late is masked in the decoded answer
+		f.mu.Unlock()
 	}
 	res.Body = &maskedTrailers{ReadCloser: newMaskReader(body, f.currentMask), f: f, res: res}
 	return nil
