@@ -24,13 +24,16 @@ type Stats struct {
 // what the request held.
 func (p *Proxy) finish(f *forwarding) {
 	f.mu.Lock()
-	found, result := f.tokens, f.result
 	cleanup := f.cleanup
-	f.tokens, f.cleanup = nil, nil
+	f.cleanup = nil
 	f.mu.Unlock()
 	for _, clean := range cleanup {
-		clean()
+		clean() // a WebSocket takes note of its last tokens in this
 	}
+	f.mu.Lock()
+	found, result := f.tokens, f.result
+	f.tokens = nil
+	f.mu.Unlock()
 	p.Stats.Requests.Add(1)
 	p.Stats.Replaced.Add(int64(result.Replaced))
 	p.Stats.Stripped.Add(int64(result.Stripped))

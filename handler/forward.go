@@ -2,6 +2,8 @@ package handler
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -16,16 +18,18 @@ import (
 // forwarding is the state of one request on its way out. Real values are in it
 // only between RoundTrip and the end of the request, and nothing prints it.
 type forwarding struct {
-	proxy   *Proxy
-	dest    Destination
-	in      *http.Request // as it came through Caddy; never altered
-	host    string        // Host as the client spelled it
-	path    string        // what globs of tokens are held against, escaped
-	dropped http.Header   // what Caddy's server removed, see exchange
-	keys    *tokens.Keyring
-	started time.Time
-	status  int
-	err     error // what the transport said, for the answer
+	proxy    *Proxy
+	dest     Destination
+	in       *http.Request // as it came through Caddy; never altered
+	original *http.Request // as it was read, see exchange; its trailers are complete
+	host     string        // Host as the client spelled it
+	path     string        // what globs of tokens are held against, escaped
+	dropped  http.Header   // what Caddy's server removed, see exchange
+	keys     *tokens.Keyring
+	started  time.Time
+	status   int
+	err      error    // what the transport said, for the answer
+	client   net.Conn // once the protocol is switched
 
 	mu     sync.Mutex
 	tokens []foundToken
@@ -61,17 +65,24 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 	if err != nil {
 		return err
 	}
-	f := &forwarding{proxy: p, dest: dest, in: r, host: r.Host, path: r.URL.EscapedPath(), keys: keys, started: time.Now()}
+	f := &forwarding{proxy: p, dest: dest, in: r, original: r, host: r.Host, path: r.URL.EscapedPath(), keys: keys, started: time.Now()}
 	if ex != nil {
-		f.host, f.dropped = ex.host, ex.dropped
+		f.original, f.host, f.dropped = ex.original, ex.host, ex.dropped
 	}
 	defer p.finish(f) // also when the response breaks off and the handler panics
-	r = r.WithContext(context.WithValue(r.Context(), forwardingKey{}, f))
+	ctx, cancel := patientContext(r)
+	defer cancel()
+	r = r.WithContext(context.WithValue(ctx, forwardingKey{}, f))
 	mw := &mirrorWriter{ResponseWriter: w, f: f}
 	if p.HandOver {
 		return f.handOver(mw, r, next)
 	}
 	withoutOwnHeaders(w.Header())
+	if r.ProtoMajor == 1 && r.Body != http.NoBody {
+		// Else the server takes for itself what has not gone out of the body when
+		// the answer begins, and the destination gets a body with a hole.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
 	p.forward.ServeHTTP(mw, r)
 	if f.err != nil {
 		return f.refusal(f.err)
@@ -109,8 +120,8 @@ func (f *forwarding) handOver(w http.ResponseWriter, r *http.Request, next NextF
 
 // refusal turns an error of swapping or sending into the answer.
 func (f *forwarding) refusal(err error) error {
-	if f.in.Context().Err() != nil {
-		// The client is gone; the status is for the access log alone.
+	if f.clientGone(err) {
+		// The status is for the access log alone.
 		return &Refusal{Status: 499, Rule: RuleBody, Reason: "the client went away", Err: context.Canceled}
 	}
 	return f.scrub(refuseUpstream(f.dest, err))
@@ -144,12 +155,25 @@ func (f *forwarding) setPath(u *url.URL, path string) {
 	case f.dest.Scheme == "http" && f.proxy.Egress.Upstream != nil:
 		u.Opaque = "//" + f.host + path // absolute form, as a proxy is asked
 	case strings.HasPrefix(path, "//"):
-		// An Opaque like this would be taken for an authority.
-		u.RawPath = path
-		u.Path, _ = url.PathUnescape(path)
+		setRawPath(u, path) // an Opaque like this would be taken for an authority
 	default:
 		u.Opaque = path
 	}
+}
+
+// setRawPath makes net/url write the path as it is, but for the characters that
+// are not allowed in a URL: with one of them it would escape all of it anew.
+func setRawPath(u *url.URL, path string) {
+	var escaped strings.Builder
+	for i := range len(path) {
+		if c := path[i]; c >= 0x80 || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+			fmt.Fprintf(&escaped, "%%%02X", c)
+		} else {
+			escaped.WriteByte(c)
+		}
+	}
+	u.Opaque, u.RawPath = "", escaped.String()
+	u.Path, _ = url.PathUnescape(u.RawPath)
 }
 
 // withoutOwnHeaders removes what Caddy's server says of itself: the response is
@@ -169,6 +193,9 @@ type mirrorWriter struct {
 }
 
 func (w *mirrorWriter) WriteHeader(status int) {
+	if status < 200 && !w.f.in.ProtoAtLeast(1, 1) {
+		return // clients of HTTP/1.0 know no early answers (RFC 9110, section 15.2)
+	}
 	h := w.Header()
 	for _, name := range [...]string{"Date", "Content-Type"} {
 		if _, ok := h[name]; !ok {
@@ -182,6 +209,10 @@ func (w *mirrorWriter) WriteHeader(status int) {
 		w.f.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
+	if _, sized := h["Content-Length"]; !sized && status >= 200 && w.f.in.ProtoMajor == 1 && w.f.in.Method != http.MethodHead {
+		// Else net/http would give a length to a body that turns out to be empty.
+		_ = http.NewResponseController(w.ResponseWriter).Flush()
+	}
 }
 
 // Unwrap is for http.ResponseController.
