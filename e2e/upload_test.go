@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	uploadSize = 300 << 20
+	uploadSize = 1 << 30
 	// maxGrowth is how much memory an upload of any size may take, in bytes.
-	maxGrowth = 40 << 20
+	maxGrowth = 16 << 20
 )
 
 // Not parallel: it measures the memory of a process that must do nothing else.

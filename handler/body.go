@@ -3,13 +3,13 @@ package handler
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"strings"
 
 	"github.com/starpod/caddy-starpod/tokens"
+	"golang.org/x/net/http/httpguts"
 )
 
 // swapBody swaps in the body and keeps its framing: a body with a length leaves
@@ -23,34 +23,34 @@ func (f *forwarding) swapBody(out *http.Request) error {
 	if !f.proxy.Swap.Scan.Has(PlaceBody) {
 		return nil
 	}
-	if why := unscannable(out.Header); why != "" {
+	applied := appliedCodings(out.Header)
+	if why := unscannable(out.Header, applied); why != "" {
 		f.unscanned = why
 		return nil
 	}
 	form := formOf(out.Header.Get("Content-Type"))
 	switch length := out.ContentLength; {
+	case len(applied) > 0:
+		return f.swapCoded(out, form, applied)
 	case length < 0:
 		f.streamBody(out, form)
 		return nil
 	case length <= f.proxy.Swap.BodyBuffer:
 		return f.bufferBody(out, form)
-	case length > f.proxy.Swap.MaxSpool:
-		return &Refusal{
-			Status: http.StatusRequestEntityTooLarge, Rule: RuleSpool,
-			Reason: fmt.Sprintf("a body of %d bytes is over the limit of %d", length, f.proxy.Swap.MaxSpool),
-			Mend:   "raise `max_spool`, or send the body chunked, which is streamed",
-		}
 	default:
 		return f.spoolBody(out, form)
 	}
 }
 
 // unscannable says why a body cannot be looked into, "" if it can.
-func unscannable(h http.Header) string {
-	for _, value := range h.Values("Content-Encoding") {
-		if value = strings.TrimSpace(value); value != "" && !strings.EqualFold(value, "identity") {
-			return "content coding"
+func unscannable(h http.Header, applied []string) string {
+	for _, name := range applied {
+		if _, known := codings[name]; !known {
+			return "unknown content coding"
 		}
+	}
+	if len(applied) > maxCodings {
+		return "too many content codings"
 	}
 	media, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
 	switch {
@@ -62,21 +62,6 @@ func unscannable(h http.Header) string {
 	return ""
 }
 
-// formOf tells how values are written in a body of this media type.
-func formOf(contentType string) tokens.Form {
-	media, _, _ := mime.ParseMediaType(contentType)
-	switch {
-	case media == "application/x-www-form-urlencoded":
-		return tokens.Percent
-	case strings.HasSuffix(media, "/json"), strings.HasSuffix(media, "+json"),
-		media == "application/x-ndjson", media == "application/jsonl", media == "application/json-seq":
-		return tokens.JSON
-	case strings.HasSuffix(media, "/xml"), strings.HasSuffix(media, "+xml"):
-		return tokens.XML
-	}
-	return tokens.Raw
-}
-
 // errBody marks an error of reading the client's body, which is not the
 // destination's fault.
 func errBody(err error) error {
@@ -86,17 +71,22 @@ func errBody(err error) error {
 	}
 }
 
-func (f *forwarding) bufferBody(out *http.Request, form tokens.Form) error {
-	original := make([]byte, out.ContentLength)
-	if _, err := io.ReadFull(out.Body, original); err != nil {
+// firstBuffer is what is allocated for a body before it has come, in bytes.
+const firstBuffer = 64 << 10
+
+func (f *forwarding) bufferBody(out *http.Request, form bodyForm) error {
+	length := int(out.ContentLength)
+	var original bytes.Buffer
+	original.Grow(min(length, firstBuffer) + bytes.MinRead)
+	// Reading meets the end, which makes HTTP/2 deliver its trailers.
+	if _, err := original.ReadFrom(out.Body); err != nil {
 		return errBody(err)
 	}
-	// One more read meets the end, which makes HTTP/2 deliver its trailers.
-	if n, err := out.Body.Read(make([]byte, 1)); n > 0 || err != nil && err != io.EOF {
-		return errBody(fmt.Errorf("after the last byte: %w", err))
+	if original.Len() != length {
+		return errBody(io.ErrUnexpectedEOF)
 	}
-	s := f.scanner(PlaceBody, form)
-	swapped, err := s.Bytes(original)
+	s := f.scanner(PlaceBody, form.form)
+	swapped, err := form.bytes(s, original.Bytes())
 	f.add(s.Result)
 	if err != nil {
 		return err
@@ -116,40 +106,53 @@ func replay(out *http.Request, length int64, reader func() io.Reader) {
 	}
 }
 
-func (f *forwarding) spoolBody(out *http.Request, form tokens.Form) error {
-	original := out.ContentLength
-	all := f.proxy.spooled.Add(original)
-	f.cleanup = append(f.cleanup, func() { f.proxy.spooled.Add(-original) })
-	if all > f.proxy.Swap.MaxSpool {
-		return &Refusal{
-			Status: http.StatusServiceUnavailable, Rule: RuleSpool,
-			Reason: fmt.Sprintf("the bodies under way would take more than the limit of %d bytes", f.proxy.Swap.MaxSpool),
-			Mend:   "try again when others have ended, raise `max_spool`, or send the body chunked, which is streamed",
-		}
+func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
+	length := out.ContentLength
+	original := f.newSpool()
+	if err := original.reserve(length); err != nil {
+		return err
 	}
-	spooled := newSpool(f.proxy.Swap)
-	f.cleanup = append(f.cleanup, spooled.close)
-	s := f.scanner(PlaceBody, form)
-	length, err := spooled.fill(out.Body, out.ContentLength, s)
+	// The swapped bytes are thrown away, and made again while they are sent.
+	s := f.scanner(PlaceBody, form.form)
+	swapped, err := drain(form.reader(s, io.TeeReader(clientReader{out.Body}, original)))
 	f.add(s.Result)
 	if err != nil {
 		return err
 	}
+	if original.size != length {
+		return errBody(io.ErrUnexpectedEOF)
+	}
 	if s.Result.Replaced+s.Result.Stripped == 0 {
-		replay(out, out.ContentLength, spooled.reader)
+		replay(out, length, original.reader)
 		return nil
 	}
-	replay(out, length, func() io.Reader {
-		again := f.scanner(PlaceBody, form)
+	replay(out, swapped, func() io.Reader {
+		again := f.scanner(PlaceBody, form.form)
 		again.OnToken = nil // noted in the first pass
-		return again.Reader(spooled.reader())
+		return form.reader(again, original.reader())
 	})
 	return nil
 }
 
-func (f *forwarding) streamBody(out *http.Request, form tokens.Form) {
-	s := f.scanner(PlaceBody, form)
-	out.Body = &streamedBody{f: f, scanner: s, swapped: s.Reader(clientReader{out.Body}), original: out.Body}
+// drain reads to the end and returns how many bytes there were.
+func drain(r io.Reader) (n int64, err error) {
+	buffer := buffers.Get()
+	defer buffers.Put(buffer)
+	for {
+		m, err := r.Read(buffer)
+		n += int64(m)
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+func (f *forwarding) streamBody(out *http.Request, form bodyForm) {
+	s := f.scanner(PlaceBody, form.form)
+	out.Body = &streamedBody{f: f, scanner: s, swapped: form.reader(s, clientReader{out.Body}), original: out.Body}
 	out.GetBody = nil
 }
 
@@ -186,8 +189,9 @@ func (r clientReader) Read(p []byte) (int, error) {
 
 // swapTrailers arranges that the client's trailers, which are known when its
 // body has been read to the end, follow the outgoing body with tokens swapped.
+// HTTP/1 clients need not announce theirs.
 func (f *forwarding) swapTrailers(out *http.Request) {
-	if len(out.Trailer) == 0 || out.Body == nil {
+	if out.Body == nil || out.Body == http.NoBody || len(out.Trailer) == 0 && (f.in.ProtoMajor >= 2 || out.ContentLength >= 0) {
 		return
 	}
 	trailer := make(http.Header, len(out.Trailer))
@@ -195,13 +199,16 @@ func (f *forwarding) swapTrailers(out *http.Request) {
 		trailer[name] = nil
 	}
 	out.Trailer = trailer
+	out.GetBody = nil // another body would come without them
 	out.Body = &trailerBody{ReadCloser: out.Body, finish: func() error {
-		swapped, err := f.swapFields(f.in.Trailer)
+		swapped, err := f.swapFields(f.original.Trailer)
 		if err != nil {
 			return err
 		}
-		for name := range trailer {
-			trailer[name] = swapped[name]
+		for name, values := range swapped {
+			if httpguts.ValidTrailerHeader(name) {
+				trailer[name] = values
+			}
 		}
 		return nil
 	}}

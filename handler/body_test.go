@@ -182,10 +182,13 @@ func TestBodiesThatAreNotScanned(t *testing.T) {
 	b := newBench(t, nil)
 	token := b.token("api.starpod.test")
 	for _, test := range []struct{ name, value, why string }{
-		{"Content-Encoding", "gzip", "content coding"},
-		{"Content-Encoding", "br", "content coding"},
-		{"Content-Encoding", "identity, zstd", "content coding"},
-		{"Content-Encoding", "unheard-of", "content coding"},
+		{"Content-Encoding", "gzip", "content coding that does not decode"},
+		{"Content-Encoding", "br", "content coding that does not decode"},
+		{"Content-Encoding", "deflate", "content coding that does not decode"},
+		{"Content-Encoding", "identity, zstd", "content coding that does not decode"},
+		{"Content-Encoding", "unheard-of", "unknown content coding"},
+		{"Content-Encoding", "gzip, unheard-of", "unknown content coding"},
+		{"Content-Encoding", "gzip, gzip, gzip, gzip", "too many content codings"},
 		{"Content-Type", "application/grpc", "length-prefixed messages"},
 		{"Content-Type", "Application/gRPC+proto; a=b", "length-prefixed messages"},
 		{"Content-Type", "application/grpc-web+proto", "length-prefixed messages"},

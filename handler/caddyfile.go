@@ -45,6 +45,7 @@ func ParseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //		mask_responses   on|off
 //		body_buffer      <size>
 //		max_spool        <size>
+//		max_decoded      <size>
 //		proxy_auth       <user> <bcrypt hash>
 //		egress {
 //			allow        <cidr|host|private_ranges>...
@@ -115,6 +116,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, name string) (err erro
 		h.BodyBuffer, err = size(d)
 	case "max_spool":
 		h.MaxSpool, err = size(d)
+	case "max_decoded":
+		h.MaxDecoded, err = size(d)
 	case "proxy_auth":
 		h.ProxyAuth = new(ProxyAuth)
 		if !d.AllArgs(&h.ProxyAuth.User, &h.ProxyAuth.Hash) {

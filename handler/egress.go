@@ -112,7 +112,7 @@ func (p *Proxy) newForwarder() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Transport:  &swapTransport{proxy: p},
 		Rewrite:    rewrite,
-		BufferPool: &bufferPool{},
+		BufferPool: &buffers,
 		// What it logs quotes malformed responses, and so values that they echo.
 		ErrorLog: log.New(io.Discard, "", 0),
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
@@ -141,7 +141,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// bufferPool serves the copies of response bodies.
+// buffers serve copies of bodies.
+var buffers bufferPool
+
 type bufferPool struct{ pool sync.Pool }
 
 const copyBuffer = 32 << 10

@@ -24,6 +24,8 @@ func TestRequestBytes(t *testing.T) {
 		{"PATCH with a body", "PATCH /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n{}", ""},
 		{"POST of nothing", "POST /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n", ""},
 		{"DELETE", simple("DELETE /a"), ""},
+		{"DELETE of nothing", "DELETE /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n", ""},
+		{"custom method with nothing", "FROB /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n", ""},
 		{"DELETE with a body", "DELETE /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n[]", ""},
 		{"GET with a body", "GET /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n[]", ""},
 		{"OPTIONS of a path", simple("OPTIONS /a"), ""},

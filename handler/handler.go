@@ -37,8 +37,9 @@ type Handler struct {
 	// Create the first key file if it is missing. Default: false.
 	GenerateKey bool `json:"generate_key,omitempty"`
 
-	// Where tokens are looked for: header, path, query, body, and basic (inside
-	// the credentials of Authorization: Basic). Default: all.
+	// Where tokens are looked for: header, path, query, body, basic (inside the
+	// credentials of Authorization: Basic), and websocket (messages of the
+	// client). Default: all.
 	Scan []string `json:"scan,omitempty"`
 
 	// What becomes of a token that is not for the destination: strip, deny (the
@@ -68,10 +69,14 @@ type Handler struct {
 	// How much of a request body is held in memory, in bytes. Default: 1 MiB.
 	BodyBuffer int64 `json:"body_buffer,omitempty"`
 
-	// How long request bodies with a Content-Length may be, each and all at one
-	// time together, in bytes; over body_buffer they wait in unnamed temporary
+	// How long request bodies with a Content-Length or Content-Encoding may be,
+	// each and all at one time together, in bytes; over body_buffer they wait in unnamed temporary
 	// files (tokens still in them, never values). Default: 10 GiB.
 	MaxSpool int64 `json:"max_spool,omitempty"`
+
+	// How long request bodies with a Content-Encoding may become without it, in
+	// bytes; above 16 MiB it is 200 times their coded length at most. Default: 1 GiB.
+	MaxDecoded int64 `json:"max_decoded,omitempty"`
 
 	// The account that clients of the proxy must name. Default: none needed.
 	ProxyAuth *ProxyAuth `json:"proxy_auth,omitempty"`
@@ -199,11 +204,11 @@ func (h *Handler) configureSwap() (err error) {
 	if swap.PlaintextHTTP, err = parsePlaintext(h.PlaintextHTTP); err != nil {
 		return fmt.Errorf("plaintext_http: %w", err)
 	}
-	if h.BodyBuffer < 0 || h.MaxSpool < 0 {
-		return errors.New("body_buffer and max_spool must not be negative")
+	if h.BodyBuffer < 0 || h.MaxSpool < 0 || h.MaxDecoded < 0 {
+		return errors.New("body_buffer, max_spool and max_decoded must not be negative")
 	}
 	swap.Unmasked = h.MaskResponses != nil && !*h.MaskResponses
-	swap.BodyBuffer, swap.MaxSpool = h.BodyBuffer, h.MaxSpool
+	swap.BodyBuffer, swap.MaxSpool, swap.MaxDecoded = h.BodyBuffer, h.MaxSpool, h.MaxDecoded
 	if err := checkHosts(h.Tunnel); err != nil {
 		return fmt.Errorf("tunnel: %w", err)
 	}

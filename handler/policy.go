@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -17,10 +16,11 @@ const (
 	PlaceQuery
 	PlaceBody
 	PlaceBasic
+	PlaceWebSocket
 	placeCount
 )
 
-var placeNames = [placeCount]string{"header", "path", "query", "body", "basic"}
+var placeNames = [placeCount]string{"header", "path", "query", "body", "basic", "websocket"}
 
 // String returns the word of the Caddyfile.
 func (p Place) String() string { return placeNames[p] }
@@ -59,9 +59,6 @@ func parsePlace(word string) (Place, error) {
 			return Place(i), nil
 		}
 	}
-	if word == "websocket" {
-		return 0, errors.New("websocket is not available in this version: WebSocket messages pass as they are")
-	}
 	return 0, fmt.Errorf("%q is no place to scan: choose from %v", word, placeNames)
 }
 
@@ -79,6 +76,7 @@ const (
 const (
 	DefaultBodyBuffer = 1 << 20
 	DefaultMaxSpool   = 10 << 30
+	DefaultMaxDecoded = 1 << 30
 )
 
 // SwapPolicy says where tokens are looked for and what becomes of them.
@@ -94,9 +92,13 @@ type SwapPolicy struct {
 	// BodyBuffer is how much of a body is held in memory, in bytes.
 	BodyBuffer int64
 
-	// MaxSpool is how long bodies with a length may be, each and all that wait
+	// MaxSpool is how long bodies with a length or a content coding may be, each and all that wait
 	// at one time together, in bytes.
 	MaxSpool int64
+
+	// MaxDecoded is how long a body with a content coding may become without
+	// it, in bytes. Above 16 MiB it is 200 times the coded length at most.
+	MaxDecoded int64
 
 	// SpoolDir is where longer bodies wait; "" means the system's temp folder.
 	SpoolDir string
@@ -111,5 +113,8 @@ func (s *SwapPolicy) setDefaults() {
 	}
 	if s.MaxSpool == 0 {
 		s.MaxSpool = DefaultMaxSpool
+	}
+	if s.MaxDecoded == 0 {
+		s.MaxDecoded = DefaultMaxDecoded
 	}
 }

@@ -31,7 +31,9 @@ const (
 	RuleHeaderValue = "header_value"      // a value that no header may carry
 	RuleCoding      = "content_coding"    // an answer that cannot be looked into
 	RuleSpool       = "max_spool"         // a body over the limit
+	RuleDecoded     = "max_decoded"       // a coded body that decodes to too much
 	RuleBody        = "request_body"      // the client's body broke off
+	RuleWebSocket   = "websocket"         // frames that cannot be followed
 	RuleUpstream    = "upstream"          // unreachable, or it broke off
 	RuleCertificate = "upstream_identity" // certificate of the upstream not valid
 )

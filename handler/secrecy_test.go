@@ -173,7 +173,7 @@ func TestNoRefusalTellsTheValue(t *testing.T) {
 		{"bad certificate", func(p *Proxy) { p.Egress.Roots = testbench.NewPKI(t).Pool() }, "api.starpod.test", canary, 502},
 		{"value no header may carry", nil, "api.starpod.test", broken, 400},
 		{"body over the limit", func(p *Proxy) { p.Swap.BodyBuffer, p.Swap.MaxSpool = 10, 20 }, "api.starpod.test", canary, 413},
-		{"folder of the spool is gone", func(p *Proxy) { p.Swap.BodyBuffer, p.Swap.SpoolDir = 10, "/nonexistent" }, "api.starpod.test", canary, 502},
+		{"folder of the spool is gone", func(p *Proxy) { p.Swap.BodyBuffer, p.Swap.SpoolDir = 10, "/nonexistent" }, "api.starpod.test", canary, 503},
 		{"no keys", func(p *Proxy) {
 			p.Keys = func() (*tokens.Keyring, error) {
 				return nil, &Refusal{Status: 500, Rule: "keys", Reason: "no key"}

@@ -4,60 +4,81 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
-
-	"github.com/starpod/caddy-starpod/tokens"
+	"sync/atomic"
 )
 
-// spool holds a request body as the client sent it: the first part in memory,
-// the rest in a file without a name. Only tokens touch the disk, never values.
+// spool holds a request body as the client sent it: in memory while it is
+// short, then in a file without a name. Only tokens touch the disk, never values.
 type spool struct {
-	policy SwapPolicy
-	head   []byte
-	file   *os.File
-	tail   int64 // bytes in file
+	policy   *SwapPolicy
+	all      *atomic.Int64 // bytes of all spools of the proxy
+	reserved int64         // how many of them are ours
+	memory   []byte
+	file     *os.File
+	size     int64
 }
 
-func newSpool(policy SwapPolicy) *spool { return &spool{policy: policy} }
-
-const spoolChunk = 64 << 10
-
-// fill reads length bytes of body and returns how long the body is when s has
-// swapped it. The swapped bytes themselves are thrown away: they are made again
-// while the body is sent.
-func (sp *spool) fill(body io.Reader, length int64, s *tokens.Scanner) (swapped int64, err error) {
-	chunk := make([]byte, spoolChunk)
-	scratch := make([]byte, 0, spoolChunk)
-	sp.head = make([]byte, 0, sp.policy.BodyBuffer)
-	for read := int64(0); read < length; {
-		n, err := body.Read(chunk[:min(int64(len(chunk)), length-read)])
-		read += int64(n)
-		if err != nil && (err != io.EOF || read < length) {
-			return 0, errBody(err)
-		}
-		if err := sp.keep(chunk[:n]); err != nil {
-			return 0, fmt.Errorf("spooling the request body: %w", err)
-		}
-		if scratch, err = s.Append(scratch[:0], chunk[:n], read == length); err != nil {
-			return 0, err
-		}
-		swapped += int64(len(scratch))
-	}
-	if n, err := body.Read(chunk[:1]); n > 0 || err != nil && err != io.EOF {
-		return 0, errBody(fmt.Errorf("after the last byte: %w", err))
-	}
-	return swapped, nil
+// newSpool makes a spool for this request, which is gone when the request ends.
+func (f *forwarding) newSpool() *spool {
+	sp := &spool{policy: &f.proxy.Swap, all: &f.proxy.spooled}
+	f.cleanup = append(f.cleanup, sp.close)
+	return sp
 }
 
-func (sp *spool) keep(p []byte) error {
-	if room := cap(sp.head) - len(sp.head); room > 0 {
-		n := min(room, len(p))
-		sp.head = append(sp.head, p[:n]...)
-		p = p[n:]
+// spoolStep is how much is reserved at a time where no length is known, in bytes.
+const spoolStep = 1 << 20
+
+// reserve makes sure that a body of size bytes keeps within the limits.
+func (sp *spool) reserve(size int64) error {
+	if size > sp.policy.MaxSpool {
+		return &Refusal{
+			Status: http.StatusRequestEntityTooLarge, Rule: RuleSpool,
+			Reason: fmt.Sprintf("the body is over the limit of %d bytes", sp.policy.MaxSpool),
+			Mend:   "raise `max_spool`, or send the body chunked and without a content coding, then it is streamed",
+		}
 	}
-	if len(p) == 0 {
+	if size <= sp.reserved {
 		return nil
 	}
+	all := sp.all.Add(size - sp.reserved)
+	sp.reserved = size
+	if all > sp.policy.MaxSpool {
+		return &Refusal{
+			Status: http.StatusServiceUnavailable, Rule: RuleSpool,
+			Reason: fmt.Sprintf("the bodies under way would take more than the limit of %d bytes", sp.policy.MaxSpool),
+			Mend:   "try again when others have ended, raise `max_spool`, or send the body chunked and without a content coding, then it is streamed",
+		}
+	}
+	return nil
+}
+
+// Write implements io.Writer.
+func (sp *spool) Write(p []byte) (int, error) {
+	size := sp.size + int64(len(p))
+	if sp.file == nil && size <= sp.policy.BodyBuffer {
+		sp.memory = append(sp.memory, p...)
+		sp.size = size
+		return len(p), nil
+	}
+	if size > sp.reserved {
+		if err := sp.reserve(max(size, min(size+spoolStep, sp.policy.MaxSpool))); err != nil {
+			return 0, err
+		}
+	}
+	if err := sp.write(p); err != nil {
+		return 0, &Refusal{
+			Status: http.StatusServiceUnavailable, Rule: RuleSpool, Err: err,
+			Reason: "the body cannot be held on disk until it is complete",
+			Mend:   "see that there is room in the folder for temporary files, or send the body chunked",
+		}
+	}
+	sp.size = size
+	return len(p), nil
+}
+
+func (sp *spool) write(p []byte) error {
 	if sp.file == nil {
 		// os.CreateTemp makes it with mode 0600.
 		file, err := os.CreateTemp(sp.policy.SpoolDir, "starpod-body-*")
@@ -66,18 +87,21 @@ func (sp *spool) keep(p []byte) error {
 		}
 		sp.file = file
 		_ = os.Remove(file.Name()) // fails on Windows, where close does it
+		if _, err := file.Write(sp.memory); err != nil {
+			return err
+		}
+		sp.memory = nil
 	}
-	n, err := sp.file.Write(p)
-	sp.tail += int64(n)
+	_, err := sp.file.Write(p)
 	return err
 }
 
 // reader returns a new reader of the whole original body.
 func (sp *spool) reader() io.Reader {
 	if sp.file == nil {
-		return bytes.NewReader(sp.head)
+		return bytes.NewReader(sp.memory)
 	}
-	return io.MultiReader(bytes.NewReader(sp.head), io.NewSectionReader(sp.file, 0, sp.tail))
+	return io.NewSectionReader(sp.file, 0, sp.size)
 }
 
 func (sp *spool) close() {
@@ -85,5 +109,7 @@ func (sp *spool) close() {
 		_ = sp.file.Close()
 		_ = os.Remove(sp.file.Name())
 	}
-	sp.head = nil
+	sp.memory = nil
+	sp.all.Add(-sp.reserved)
+	sp.reserved = 0
 }
