@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"html"
 	"io"
@@ -33,28 +34,36 @@ func newMask(found []foundToken, credentials []string) *mask {
 	m := new(mask)
 	for _, t := range found {
 		if value := t.Value.Reveal(); t.Action == tokens.Replaced && len(value) >= minMasked {
-			m.add(value)
-			for _, spelling := range jsonSpellings(value) {
-				m.add(spelling)
-			}
-			m.add(tokens.Escape(value, tokens.XML))
-			for _, spelling := range htmlSpellings(value) {
-				m.add(spelling)
-			}
-			percent := tokens.Escape(value, tokens.Percent)
-			m.add(percent)
-			m.add(lowerEscapes(percent))
-			m.add(url.PathEscape(value))
-			m.add(url.QueryEscape(value))
+			m.spell(value)
 		}
 	}
 	for _, c := range credentials {
-		m.add(strings.TrimRight(c, "="))
+		m.spell(strings.TrimRight(c, "="))
 	}
 	if len(m.needles) == 0 {
 		return nil
 	}
 	return m
+}
+
+// spell adds text in all its spellings.
+func (m *mask) spell(text string) {
+	m.add(text)
+	percent := tokens.Escape(text, tokens.Percent)
+	if percent == text {
+		return // unreserved characters, which nothing else escapes either
+	}
+	for _, spelling := range jsonSpellings(text) {
+		m.add(spelling)
+	}
+	m.add(tokens.Escape(text, tokens.XML))
+	for _, spelling := range htmlSpellings(text) {
+		m.add(spelling)
+	}
+	m.add(percent)
+	m.add(lowerEscapes(percent))
+	m.add(url.PathEscape(text))
+	m.add(url.QueryEscape(text))
 }
 
 func (m *mask) add(needle string) {
@@ -122,15 +131,35 @@ func (m *mask) pending(text []byte) int {
 
 // header masks field values in place.
 func (m *mask) header(h http.Header) {
-	for _, values := range h {
+	for name, values := range h {
+		binary := len(name) > 4 && strings.EqualFold(name[len(name)-4:], "-bin")
 		for i, value := range values {
 			if m.contains(value) {
 				text := []byte(value)
 				m.apply(text)
 				values[i] = string(text)
 			}
+			if binary {
+				values[i] = m.binary(values[i])
+			}
 		}
 	}
+}
+
+// binary masks inside the metadata of gRPC whose keys end in "-bin", the details
+// of a status among them: base64, padded or not, several joined by commas (gRPC
+// over HTTP/2, "Custom-Metadata"). The length stays.
+func (m *mask) binary(value string) string {
+	parts := strings.Split(value, ",")
+	for i, part := range parts {
+		encoded := strings.TrimRight(part, "=")
+		plain, err := base64.RawStdEncoding.DecodeString(encoded)
+		if err == nil && m.contains(string(plain)) {
+			m.apply(plain)
+			parts[i] = base64.RawStdEncoding.EncodeToString(plain) + part[len(encoded):]
+		}
+	}
+	return strings.Join(parts, ",")
 }
 
 func (m *mask) contains(text string) bool {

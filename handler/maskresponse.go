@@ -34,15 +34,20 @@ func (f *forwarding) askPlain(out *http.Request) {
 		out.Header.Del("Upgrade")
 		out.Header.Del("Connection")
 	}
-	if _, asks := out.Header["Accept-Encoding"]; asks && f.currentMask() != nil {
-		out.Header = out.Header.Clone()
-		out.Header.Set("Accept-Encoding", "identity")
+	for _, name := range [...]string{"Accept-Encoding", "Grpc-Accept-Encoding", "Connect-Accept-Encoding"} {
+		if _, asks := out.Header[name]; asks && f.currentMask() != nil {
+			out.Header = out.Header.Clone()
+			out.Header.Set(name, "identity")
+		}
 	}
 }
 
 // maskResponse hides in an answer what was put into the request. An answer that
 // is compressed all the same is decoded first.
 func (f *forwarding) maskResponse(res *http.Response) error {
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return f.switched(res)
+	}
 	applied := appliedCodings(res.Header)
 	streaming := f.in.ContentLength < 0 // more tokens may come while the answer is under way
 	if streaming && len(applied) > 0 && !f.proxy.Swap.Unmasked {
@@ -57,7 +62,7 @@ func (f *forwarding) maskResponse(res *http.Response) error {
 	if m != nil {
 		m.header(res.Header)
 	}
-	if res.Body == nil || res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols {
+	if res.Body == nil || res.Body == http.NoBody {
 		return nil
 	}
 	body := res.Body
@@ -72,6 +77,12 @@ func (f *forwarding) maskResponse(res *http.Response) error {
 		f.mu.Lock()
 		f.passing = false // what comes late is masked in the decoded answer
 		f.mu.Unlock()
+	}
+	if m != nil {
+		var err error
+		if body, err = plainEnvelopes(res, body); err != nil {
+			return err
+		}
 	}
 	res.Body = &maskedTrailers{ReadCloser: newMaskReader(body, f.currentMask), f: f, res: res}
 	return nil

@@ -2,8 +2,9 @@ package handler
 
 import (
 	"encoding/base64"
+	"errors"
+	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -25,11 +26,18 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	transport := t.proxy.upstream.h1
 	if f.in.ProtoMajor >= 2 && f.dest.Scheme == "https" {
 		transport = t.proxy.upstream.h2
+		if out.Body != nil && out.Body != http.NoBody {
+			out.Body = &interruptible{out.Body, f.in.Body}
+		}
 	}
 	if len(f.tokens) > 0 || f.in.ContentLength < 0 {
 		guardStandardLog()
 	}
+	if _, stated := f.in.Header["Content-Length"]; stated && out.ContentLength == 0 {
+		out.Body, out.TransferEncoding = http.NoBody, []string{"identity"} // has net/http state the zero
+	}
 	f.askPlain(out)
+	f.askFollowable(out)
 	res, err := transport.RoundTrip(out)
 	if err != nil {
 		return nil, err
@@ -39,6 +47,18 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return res, nil
+}
+
+// interruptible is a body over HTTP/2 whose Close ends a Read that waits for the
+// client: an answer may end while the client keeps its half open, and then the
+// transport waits until nobody reads any more. ReverseProxy's own Close does nothing.
+type interruptible struct {
+	io.ReadCloser
+	client io.Closer
+}
+
+func (b *interruptible) Close() error {
+	return errors.Join(b.ReadCloser.Close(), b.client.Close())
 }
 
 // swap returns a copy of req with its tokens swapped; req stays as it is. A
@@ -155,13 +175,11 @@ func (f *forwarding) swapURL(out *http.Request) error {
 		return nil
 	}
 	u := *out.URL
-	u.RawQuery = query
+	u.RawQuery, u.ForceQuery = query, u.ForceQuery || u.RawQuery != "" && query == ""
 	if out.URL.Opaque != "" && (strings.HasPrefix(path, "//") || !strings.HasPrefix(newPath, "//")) {
 		u.Opaque = newPath
 	} else {
-		// An Opaque of two slashes, which stripping may leave, is an authority.
-		u.Opaque, u.RawPath = "", newPath
-		u.Path, _ = url.PathUnescape(newPath)
+		setRawPath(&u, newPath) // stripping may leave two slashes in front
 	}
 	out.URL = &u
 	return nil
@@ -223,7 +241,9 @@ func (f *forwarding) swapFields(h http.Header) (http.Header, error) {
 			if !copied {
 				swapped, copied = h.Clone(), true
 			}
-			swapped[name][i] = fresh
+			// What stripping or a value leaves at the ends is no part of a field, and
+			// breaks an HTTP/2 request (RFC 9113, section 8.2.1).
+			swapped[name][i] = strings.Trim(fresh, " \t")
 		}
 	}
 	return swapped, nil
