@@ -78,12 +78,12 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 		return f.handOver(mw, r, next)
 	}
 	withoutOwnHeaders(w.Header())
-	if r.ProtoMajor == 1 && r.Body != http.NoBody {
-		// Else the server takes for itself what has not gone out of the body when
-		// the answer begins, and the destination gets a body with a hole.
-		_ = http.NewResponseController(w).EnableFullDuplex()
+	if r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody {
+		mw.body = &clientBody{ReadCloser: r.Body, left: r.ContentLength}
+		r.Body = mw.body
 	}
 	p.forward.ServeHTTP(mw, r)
+	mw.leaveBody()
 	if f.err != nil {
 		return f.refusal(f.err)
 	}
@@ -189,7 +189,9 @@ func withoutOwnHeaders(h http.Header) {
 // did not send: nil entries switch its Date and Content-Type off.
 type mirrorWriter struct {
 	http.ResponseWriter
-	f *forwarding
+	f      *forwarding
+	body   *clientBody // nil where the answer cannot begin before its end
+	duplex bool        // it has begun before
 }
 
 func (w *mirrorWriter) WriteHeader(status int) {
@@ -207,6 +209,7 @@ func (w *mirrorWriter) WriteHeader(status int) {
 	}
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.f.status = status
+		w.openEnd()
 	}
 	w.ResponseWriter.WriteHeader(status)
 	if _, sized := h["Content-Length"]; !sized && status >= 200 && w.f.in.ProtoMajor == 1 && w.f.in.Method != http.MethodHead {

@@ -1,0 +1,88 @@
+package handler
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/starpod/caddy-starpod/tokens"
+)
+
+// TestAnswersBeforeTheBodyEnds: a connection on which a request was answered
+// before its body had been read is either of use for the next request, or closed
+// after the answer. Nothing of the body is ever taken for a request.
+func TestAnswersBeforeTheBodyEnds(t *testing.T) {
+	b := newBench(t, func(p *Proxy) { p.Swap.OnMismatch = tokens.Deny })
+	b.up.HandleStream("/early", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		w.Header().Set("Content-Length", "2")
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		_, _ = io.WriteString(w, "no")
+		_ = http.NewResponseController(w).Flush()
+	}))
+	const next = "GET /next HTTP/1.1\r\nHost: {host}\r\n\r\n"
+	foreign := b.token("other.test")
+	for _, test := range []struct {
+		name, head, body string
+		status           int
+	}{
+		{"refused by a header, short body", "POST / HTTP/1.1\r\nHost: {host}\r\nX-Key: " + foreign + "\r\nContent-Length: 5\r\n\r\n", "GET /", 403},
+		{"refused by a header, chunked", "POST / HTTP/1.1\r\nHost: {host}\r\nX-Key: " + foreign + "\r\nTransfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", 403},
+		{"refused by a header, long body", "POST / HTTP/1.1\r\nHost: {host}\r\nX-Key: " + foreign + "\r\nContent-Length: 1000000\r\n\r\n", strings.Repeat("GET / HTTP/1.1\r\n\r\n", 1000000/18)[:1000000-10] + "GET / HTTP", 403},
+		{"upstream answers early, sized", "POST /early HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/protobuf\r\nContent-Length: 5\r\n\r\n", "GET /", 413},
+		{"upstream answers early, chunked", "POST /early HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", 413},
+		{"upstream answers early, long", "POST /early HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/protobuf\r\nContent-Length: 1000000\r\n\r\n", strings.Repeat("x", 1000000), 413},
+	} {
+		for _, late := range []bool{false, true} {
+			if late && test.status == 403 {
+				continue // net/http reads on before it refuses, and clients do not wait
+			}
+			t.Run(fmt.Sprintf("%s, late %v", test.name, late), func(t *testing.T) {
+				for range 20 {
+					b.logs.TakeAll()
+					conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "http/1.1")
+					raw := func(s string) string { return strings.ReplaceAll(s, "{host}", b.apiAuthority()) }
+					r := bufio.NewReader(conn)
+					_, _ = io.WriteString(conn, raw(test.head))
+					rest := func() {
+						_, _ = io.WriteString(conn, test.body+raw(next)) // fails where the connection was closed
+					}
+					if !late {
+						go rest()
+					}
+					response, err := http.ReadResponse(r, &http.Request{Method: "POST"})
+					if err != nil {
+						t.Fatalf("reading the answer: %v", err)
+					}
+					if late {
+						go rest()
+					}
+					_, _ = io.Copy(io.Discard, response.Body)
+					if response.StatusCode != test.status {
+						t.Fatalf("got status %d, want %d", response.StatusCode, test.status)
+					}
+					second, err := http.ReadResponse(r, nil)
+					switch {
+					case response.Close && err == nil:
+						t.Fatalf("got another answer behind Connection: close: %d", second.StatusCode)
+					case !response.Close && err != nil:
+						t.Fatalf("no second answer, though the connection was not said to close: %v", err)
+					case err == nil:
+						if second.StatusCode != 200 || b.up.Last(t).Target != "/next" {
+							t.Fatalf("second request: got %d of %s, want 200 of /next", second.StatusCode, b.up.Last(t).Target)
+						}
+					}
+					_ = conn.Close()
+					for _, entry := range b.logs.All() {
+						if strings.Contains(entry.Message, "panic") {
+							t.Fatalf("the server panicked: %s", entry.Message)
+						}
+					}
+				}
+			})
+		}
+	}
+}
