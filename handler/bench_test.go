@@ -43,15 +43,16 @@ type bench struct {
 
 // names are what the proxy of a bench can resolve.
 var names = map[string][]string{
-	"api.starpod.test":  {"127.0.0.1"},
-	"evil.starpod.test": {"127.0.0.1"},
-	"private.test":      {"10.1.2.3"},
-	"metadata.test":     {"169.254.169.254"},
-	"mapped.test":       {"::ffff:127.0.0.1"},
-	"unspecified.test":  {"0.0.0.0"},
-	"ula.test":          {"fd00::1"},
-	"cgnat.test":        {"100.64.0.1"},
-	"mixed.test":        {"169.254.169.254", "127.0.0.1"},
+	"api.starpod.test":           {"127.0.0.1"},
+	"evil.starpod.test":          {"127.0.0.1"},
+	"xn--bcher-kva.starpod.test": {"127.0.0.1"},
+	"private.test":               {"10.1.2.3"},
+	"metadata.test":              {"169.254.169.254"},
+	"mapped.test":                {"::ffff:127.0.0.1"},
+	"unspecified.test":           {"0.0.0.0"},
+	"ula.test":                   {"fd00::1"},
+	"cgnat.test":                 {"100.64.0.1"},
+	"mixed.test":                 {"169.254.169.254", "127.0.0.1"},
 }
 
 // newBench starts a bench; configure may change the proxy before it serves.

@@ -23,6 +23,10 @@ type tunnel struct {
 	reenter http.Handler
 	refused func(*Refusal)
 
+	// bodyTimeout is how long a request body may take, from the server that the
+	// CONNECT came in by; 0 is without limit.
+	bodyTimeout time.Duration
+
 	sniffed bool
 	// Conn belongs to the server that the CONNECT came in by, which takes it
 	// back when serveConnect returns: io is held for reading while Conn is in
@@ -138,6 +142,9 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	t := &tunnel{
 		Conn: conn, dest: dest, reenter: reenter, done: make(chan struct{}),
 		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
+	}
+	if outer, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+		t.bodyTimeout = outer.ReadTimeout
 	}
 	defer p.live.add(t)()
 	if err := p.inner.serve(t); err != nil {

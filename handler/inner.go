@@ -108,6 +108,9 @@ func (s *innerServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refusal.Write(w)
 		return
 	}
+	if t.bodyTimeout > 0 && r.Body != http.NoBody {
+		limitBody(w, r, t.bodyTimeout)
+	}
 	t.reenter.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex)))
 }
 
@@ -136,4 +139,29 @@ func (s *innerServer) shutdown(ctx context.Context) error {
 		return errors.Join(err, s.server.Close())
 	}
 	return nil
+}
+
+// limitBody ends the request if its body takes longer than limit. The inner
+// server cannot do so by itself: it serves tunnels of servers with and without
+// a limit.
+func limitBody(w http.ResponseWriter, r *http.Request, limit time.Duration) {
+	ctrl := http.NewResponseController(w)
+	if ctrl.SetReadDeadline(time.Now().Add(limit)) == nil {
+		r.Body = &limitedBody{r.Body, ctrl}
+	}
+}
+
+// limitedBody lifts the limit when the body has been read: the answer may take
+// longer.
+type limitedBody struct {
+	io.ReadCloser
+	ctrl *http.ResponseController
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		_ = b.ctrl.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
