@@ -15,7 +15,12 @@ type clientBody struct {
 	ended atomic.Bool
 }
 
+// Read tells the end by itself from then on: net/http may have closed the body
+// by the time the transport looks whether there is more.
 func (b *clientBody) Read(p []byte) (int, error) {
+	if b.ended.Load() {
+		return 0, io.EOF
+	}
 	n, err := b.ReadCloser.Read(p)
 	if b.left > 0 {
 		if b.left -= int64(n); b.left == 0 {

@@ -86,3 +86,31 @@ func TestAnswersBeforeTheBodyEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestClosedBodyIsStillAtItsEnd: the transport looks once more behind the last
+// byte, when net/http may have closed the body for the answer that has begun.
+func TestClosedBodyIsStillAtItsEnd(t *testing.T) {
+	for _, length := range []int64{5, -1} {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(map[int64]string{
+			5:  "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+			-1: "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		}[length])))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := &clientBody{ReadCloser: r.Body, left: r.ContentLength}
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(body, got); err != nil || string(got) != "hello" {
+			t.Fatalf("length %d: got %q (%v)", length, got, err)
+		}
+		if length < 0 { // its end is told by a chunk
+			if _, err := body.Read(got); err != io.EOF {
+				t.Fatalf("length %d: got %v, want the end", length, err)
+			}
+		}
+		_ = r.Body.Close()
+		if n, err := body.Read(got); n != 0 || err != io.EOF {
+			t.Errorf("length %d: behind the end got %d bytes and %v, want the end", length, n, err)
+		}
+	}
+}
