@@ -108,12 +108,19 @@ func TestGRPCDeadline(t *testing.T) {
 	b := newBench(t, nil)
 	left, over := make(chan time.Duration, 1), make(chan error, 1)
 	conn := b.grpcClient(b.grpcUpstream(func(s grpc.ServerStream) error {
-		deadline, _ := s.Context().Deadline()
+		deadline, stated := s.Context().Deadline()
+		if !stated {
+			return echo(s)
+		}
 		left <- time.Until(deadline)
 		<-s.Context().Done()
 		over <- s.Context().Err()
 		return s.Context().Err()
 	}))
+	// The connection is made beforehand, which may take its time.
+	if err := conn.Invoke(t.Context(), "/starpod.test.Echo/Unary", wrapperspb.Bytes(nil), new(wrapperspb.BytesValue)); err != nil {
+		t.Fatal(err)
+	}
 	const given = time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), given)
 	defer cancel()

@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/starpod/caddy-starpod/internal/testbench"
-	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding/gzip"
@@ -355,33 +353,5 @@ func TestGRPCStreamsAtOnce(t *testing.T) {
 	}
 	if got := b.proxy.Stats.Intercepted.Load(); got != 1 {
 		t.Errorf("got %d tunnels, want 1", got)
-	}
-}
-
-// TestGRPCKeepalive: pings are answered while a stream is silent.
-func TestGRPCKeepalive(t *testing.T) {
-	b := newBench(t, nil)
-	conn, err := new(http2.Transport).NewClientConn(b.tunnel(b.apiAuthority(), "api.starpod.test", "h2"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	values := make(chan string)
-	b.up.HandleStream("/", testbench.Events(values))
-	response, err := conn.RoundTrip(b.request("POST", b.up.URL("api.starpod.test")+"/", "", "Content-Type", "application/grpc"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	for range 3 {
-		if err := conn.Ping(t.Context()); err != nil {
-			t.Fatalf("ping: %v", err)
-		}
-	}
-	go func() { values <- "still there" }()
-	want := []byte("data: still there\n\n")
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(response.Body, got); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("after the pings: got %q (%v), want %q", got, err, want)
 	}
 }

@@ -24,8 +24,14 @@ const minMasked = 8
 // overwritten with as many asterisks, so lengths and framing stay.
 type mask struct {
 	needles [][]byte
+	borders [][]int32 // of the long ones, see bordersOf
 	longest int
 }
+
+// longNeedle is the length in bytes from which needles are looked for by their
+// borders: comparing at each place takes the square of the length where a value
+// repeats itself.
+const longNeedle = 512
 
 // newMask makes a mask of the values that were put into a request, in every
 // spelling that an answer is likely to repeat them in; nil if there is nothing
@@ -38,10 +44,18 @@ func newMask(found []foundToken, credentials []string) *mask {
 		}
 	}
 	for _, c := range credentials {
-		m.spell(strings.TrimRight(c, "="))
+		if c = strings.TrimRight(c, "="); len(c) >= minMasked {
+			m.spell(c)
+		}
 	}
 	if len(m.needles) == 0 {
 		return nil
+	}
+	m.borders = make([][]int32, len(m.needles))
+	for i, needle := range m.needles {
+		if len(needle) >= longNeedle {
+			m.borders[i] = bordersOf(needle)
+		}
 	}
 	return m
 }
@@ -113,7 +127,11 @@ func (m *mask) apply(text []byte) {
 // needle that goes on in what follows.
 func (m *mask) pending(text []byte) int {
 	longest := 0
-	for _, needle := range m.needles {
+	for n, needle := range m.needles {
+		if borders := m.borders[n]; borders != nil {
+			longest = max(longest, begun(needle, borders, text))
+			continue
+		}
 		start := max(0, len(text)-len(needle)+1)
 		for i := start; len(text)-i > longest; i++ {
 			j := bytes.IndexByte(text[i:], needle[0])
@@ -127,6 +145,36 @@ func (m *mask) pending(text []byte) int {
 		}
 	}
 	return longest
+}
+
+// bordersOf returns, for each beginning of needle, the length of its longest
+// proper beginning that is also its end (Knuth, Morris and Pratt).
+func bordersOf(needle []byte) []int32 {
+	borders := make([]int32, len(needle))
+	for i, k := 1, int32(0); i < len(needle); i++ {
+		for k > 0 && needle[k] != needle[i] {
+			k = borders[k-1]
+		}
+		if needle[k] == needle[i] {
+			k++
+		}
+		borders[i] = k
+	}
+	return borders
+}
+
+// begun returns how much of needle text ends in, short of all of it.
+func begun(needle []byte, borders []int32, text []byte) int {
+	k := int32(0)
+	for _, c := range text[max(0, len(text)-len(needle)+1):] {
+		for k > 0 && needle[k] != c {
+			k = borders[k-1]
+		}
+		if needle[k] == c {
+			k++
+		}
+	}
+	return int(k)
 }
 
 // header masks field values in place.

@@ -69,6 +69,30 @@ func TestMaskLeavesShortValues(t *testing.T) {
 	}
 }
 
+// TestPendingOfLongValues is found in linear time, and is what comparing at each
+// place would find.
+func TestPendingOfLongValues(t *testing.T) {
+	const n = 1 << 20
+	for name, period := range map[string]string{"one letter": "a", "a pattern": "0123456789abcdef", "two patterns": strings.Repeat("ab", 300) + "b"} {
+		value := strings.Repeat(period, n/len(period))
+		m := maskOf(value)
+		for _, test := range []struct {
+			text string
+			want int
+		}{
+			{"<" + value[:n/2], n / 2},
+			{value[len(period):], len(value) - len(period)},
+			{value[len(period):] + ">", 0},
+			{value[:n/2] + ">" + value[:600], 600},
+			{"", 0},
+		} {
+			if got := m.pending([]byte(test.text)); got != test.want {
+				t.Errorf("%s, %d bytes: got %d pending, want %d", name, len(test.text), got, test.want)
+			}
+		}
+	}
+}
+
 // FuzzMaskReader: however a text is cut into reads, it is masked like the whole,
 // and its length stays.
 func FuzzMaskReader(f *testing.F) {

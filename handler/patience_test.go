@@ -122,17 +122,26 @@ func (b *stillBench) stillProxy(key []byte, pki *testbench.PKI, far *bufconn.Lis
 	return proxy
 }
 
-// tunnel opens an intercepted tunnel to the upstream.
-func (b *stillBench) tunnel(protocol string) *tls.Conn {
-	b.t.Helper()
+// connect asks for a tunnel to the upstream.
+func (b *stillBench) connect() (net.Conn, error) {
 	conn, err := b.front.DialContext(b.t.Context())
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, err
 	}
 	conn = stillConn{conn}
-	fmt.Fprint(conn, "CONNECT api.starpod.test:443 HTTP/1.1\r\nHost: api.starpod.test:443\r\n\r\n")
+	_, _ = io.WriteString(conn, "CONNECT api.starpod.test:443 HTTP/1.1\r\nHost: api.starpod.test:443\r\n\r\n")
 	if head, err := readHead(bufio.NewReaderSize(oneByte{conn}, 16)); err != nil || !strings.Contains(head, " 200 ") {
-		b.t.Fatalf("CONNECT: got %q (%v), want 200", head, err)
+		return nil, fmt.Errorf("CONNECT: got %q (%v), want 200", head, err)
+	}
+	return conn, nil
+}
+
+// tunnel makes the TLS handshake in a tunnel to the upstream.
+func (b *stillBench) tunnel(protocol string) *tls.Conn {
+	b.t.Helper()
+	conn, err := b.connect()
+	if err != nil {
+		b.t.Fatal(err)
 	}
 	secure := tls.Client(conn, &tls.Config{ServerName: "api.starpod.test", RootCAs: b.roots, NextProtos: []string{protocol}})
 	if err := secure.Handshake(); err != nil {
