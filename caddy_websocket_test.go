@@ -98,7 +98,7 @@ func (s *site) earlyFrame(t *testing.T, arrived <-chan string, want string) {
 	if response, err := http.ReadResponse(r, nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("got %v (%v), want status 101", response, err)
 	}
-	back, err := ws.ReadFrame(r)
+	back, err := testbench.ReadFrame(r)
 	if err != nil || string(back.Payload) != want {
 		t.Errorf("early frame: got %q back (%v), want %q", back.Payload, err, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/gobwas/ws"
+	"github.com/starpod/caddy-starpod/internal/testbench"
 	"github.com/starpod/caddy-starpod/tokens"
 )
 
@@ -44,7 +45,7 @@ func wire(frames ...ws.Frame) []byte {
 func unwire(t *testing.T, b []byte) (all []ws.Frame) {
 	t.Helper()
 	for r := bytes.NewReader(b); r.Len() > 0; {
-		f, err := ws.ReadFrame(r)
+		f, err := testbench.ReadFrame(r)
 		if err != nil {
 			t.Fatalf("reading frame %d of %d bytes: %v", len(all), len(b), err)
 		}

@@ -117,7 +117,7 @@ func TestWebSocketEarlyBytes(t *testing.T) {
 		all, _ := io.ReadAll(r)
 		arrived <- unwire(t, all)
 	})
-	if f, err := ws.ReadFrame(r); err != nil || string(f.Payload) != "at once" {
+	if f, err := testbench.ReadFrame(r); err != nil || string(f.Payload) != "at once" {
 		t.Errorf("the client got %q (%v), want what came at once", f.Payload, err)
 	}
 	_, _ = conn.Write(wire(frameOf(ws.OpText, true, true, "late")))
@@ -234,7 +234,7 @@ func TestWebSocketRefused(t *testing.T) {
 				all, _ := io.ReadAll(r)
 				arrived <- string(all)
 			})
-			half, err := ws.ReadFrame(r)
+			half, err := testbench.ReadFrame(r)
 			if err != nil || half.Header.Fin {
 				t.Fatalf("got %+v (%v), want half a message", half.Header, err)
 			}
@@ -263,7 +263,7 @@ func TestWebSocketRefused(t *testing.T) {
 // readFrames reads to the end, or to a Close frame.
 func readFrames(r io.Reader) (all []ws.Frame) {
 	for {
-		f, err := ws.ReadFrame(r)
+		f, err := testbench.ReadFrame(r)
 		if err != nil {
 			return append(all, ws.Frame{Payload: []byte(err.Error())})
 		}
@@ -334,7 +334,7 @@ func TestWebSocketMasking(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, nil)
 			conn, r := b.rawWebSocket(nil, func(conn net.Conn, r *bufio.Reader) {
-				_, _ = ws.ReadFrame(r) // the value has come
+				_, _ = testbench.ReadFrame(r) // the value has come
 				_, _ = conn.Write(wire(test.sent...))
 			})
 			_, _ = conn.Write(wire(frameOf(ws.OpText, true, true, b.token())))
@@ -365,7 +365,7 @@ func TestWebSocketAudit(t *testing.T) {
 	conn, r := b.rawWebSocket(nil, func(conn net.Conn, r *bufio.Reader) { _, _ = io.Copy(conn, r) })
 	_, _ = conn.Write(wire(frameOf(ws.OpText, true, true, b.token()), frameOf(ws.OpText, true, true, b.token("evil.starpod.test"))))
 	for range 2 {
-		if _, err := ws.ReadFrame(r); err != nil {
+		if _, err := testbench.ReadFrame(r); err != nil {
 			t.Fatal(err)
 		}
 	}
