@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -109,12 +110,12 @@ func replay(out *http.Request, length int64, reader func() io.Reader) {
 func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
 	length := out.ContentLength
 	original := f.newSpool()
-	if err := original.reserve(length); err != nil {
+	if err := original.check(length); err != nil {
 		return err
 	}
 	// The swapped bytes are thrown away, and made again while they are sent.
 	s := f.scanner(PlaceBody, form.form)
-	swapped, err := drain(form.reader(s, io.TeeReader(clientReader{out.Body}, original)))
+	swapped, err := drain(out.Context(), form.reader(s, io.TeeReader(clientReader{out.Body}, original)))
 	f.add(s.Result)
 	if err != nil {
 		return err
@@ -134,11 +135,14 @@ func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
 	return nil
 }
 
-// drain reads to the end and returns how many bytes there were.
-func drain(r io.Reader) (n int64, err error) {
+// drain reads to the end, or of ctx, and returns how many bytes there were.
+func drain(ctx context.Context, r io.Reader) (n int64, err error) {
 	buffer := buffers.Get()
 	defer buffers.Put(buffer)
 	for {
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
 		m, err := r.Read(buffer)
 		n += int64(m)
 		if err == io.EOF {

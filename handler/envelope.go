@@ -36,25 +36,35 @@ var errEnvelope = errors.New("a compressed message of the answer is too long to 
 // messages and they may be compressed. Servers compress an answer as the request
 // was, even where they were told that the client reads plain ones only.
 func plainEnvelopes(res *http.Response, body io.ReadCloser) (io.ReadCloser, error) {
-	h, field := res.Header, "Grpc-Encoding"
-	media := mediaType(h)
-	if strings.HasPrefix(media, "application/connect+") {
-		field = "Connect-Content-Encoding"
-	} else if !strings.HasPrefix(media, "application/grpc") {
-		return body, nil
-	}
-	name := strings.ToLower(h.Get(field))
-	if name == "" || name == "identity" {
+	h, name := res.Header, messageCoding(res.Header)
+	if name == "" {
 		return body, nil
 	}
 	coding, known := codings[name]
 	if !known {
 		return nil, refuseCoding("messages in the coding " + quoteName(name))
 	}
-	h.Del(field)
+	h.Del("Grpc-Encoding")
+	h.Del("Connect-Content-Encoding")
 	h.Del("Content-Length")
 	res.ContentLength = -1
 	return &envelopes{Closer: body, source: body, open: coding.decode}, nil
+}
+
+// messageCoding returns the coding of an answer's messages, "" where they have
+// none or there are none.
+func messageCoding(h http.Header) string {
+	name := ""
+	switch media := mediaType(h); {
+	case strings.HasPrefix(media, "application/connect+"):
+		name = h.Get("Connect-Content-Encoding")
+	case strings.HasPrefix(media, "application/grpc"):
+		name = h.Get("Grpc-Encoding")
+	}
+	if name = strings.ToLower(name); name == "identity" {
+		return ""
+	}
+	return name
 }
 
 // mediaType returns the media type of a message in lower case.
@@ -95,7 +105,11 @@ func (e *envelopes) next() error {
 		return nil
 	}
 	head[0] &^= envelopeCompressed
-	message, err := e.decode(io.LimitReader(e.source, length), length)
+	encoded := &io.LimitedReader{R: e.source, N: length}
+	message, err := e.decode(encoded, length)
+	if err == nil && encoded.N > 0 {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		return err
 	}

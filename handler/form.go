@@ -163,12 +163,19 @@ func (r *partReader) watch(p []byte) (n int) {
 	return n
 }
 
+// delimits reports whether a line is the delimiter, or the last one, with or
+// without white space behind it.
+func (r *partReader) delimits(line []byte) bool {
+	rest, found := bytes.CutPrefix(line, r.delimiter)
+	return found && len(bytes.TrimRight(bytes.TrimPrefix(rest, []byte("--")), " \t")) == 0
+}
+
 // lineEnds takes note of a line and reports whether the form changes behind it.
 func (r *partReader) lineEnds() bool {
 	line := bytes.TrimRight(r.line, "\r\n")
 	r.line = r.line[:0]
 	switch {
-	case bytes.HasPrefix(line, r.delimiter):
+	case r.delimits(line):
 		r.header, r.part = true, bodyForm{}
 		r.look = jsonLook{}
 		return true

@@ -80,6 +80,7 @@ func TestMultipart(t *testing.T) {
 		{"field with JSON", "", `{"a":"` + token + `"}`, `{"a":"` + asJSON + `"}`},
 		{"field behind it", "", "x" + token + "y", "x" + awkward + "y"},
 		{"JSON part", "application/json; charset=utf-8", `{"a":"` + token + `"}`, `{"a":"` + asJSON + `"}`},
+		{"JSON with what looks like a delimiter", "application/json", "{\"a\":\n\"\"}\n--BOUNDARYx\n" + `{"a":"` + token + `"}`, "{\"a\":\n\"\"}\n--BOUNDARYx\n" + `{"a":"` + asJSON + `"}`},
 		{"XML part", "text/xml", "<a>" + token + "</a>", "<a>" + asXML + "</a>"},
 		{"file", "application/octet-stream", "\x00\r\n--\r\n-" + token + "\r\n", "\x00\r\n--\r\n-" + awkward + "\r\n"},
 		{"long file", "image/png", strings.Repeat("\r\n--almost", smallBuffer/4) + token, strings.Repeat("\r\n--almost", smallBuffer/4) + awkward},
@@ -88,6 +89,7 @@ func TestMultipart(t *testing.T) {
 	}
 	var body bytes.Buffer
 	w := multipart.NewWriter(&body)
+	_ = w.SetBoundary("BOUNDARY")
 	for _, part := range parts {
 		h := textproto.MIMEHeader{"Content-Disposition": {`form-data; name="` + part.name + `"`}}
 		if part.header != "" {

@@ -41,6 +41,10 @@ func newMask(found []foundToken, credentials []string) *mask {
 	for _, t := range found {
 		if value := t.Value.Reveal(); t.Action == tokens.Replaced && len(value) >= minMasked {
 			m.spell(value)
+			// Servers trim what they read from, and secrets of files end with a line.
+			if trimmed := strings.TrimSpace(value); trimmed != value && len(trimmed) >= minMasked {
+				m.spell(trimmed)
+			}
 		}
 	}
 	for _, c := range credentials {

@@ -25,11 +25,17 @@ func (f *forwarding) currentMask() *mask {
 	return f.masked.mask
 }
 
+// late reports whether the request may bring tokens when its answer is under
+// way already: in a body that is streamed, or in trailers.
+func (f *forwarding) late() bool {
+	return !f.proxy.Swap.Unmasked && (f.in.ContentLength < 0 || len(f.in.Trailer) > 0)
+}
+
 // askPlain asks for an answer that can be looked into, where there is something
 // to look for: without a coding, and without a change of protocol that would
 // carry the answer to this very request (h2c).
 func (f *forwarding) askPlain(out *http.Request) {
-	if upgrade := out.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") && f.currentMask() != nil {
+	if upgrade := out.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") && (f.late() || f.currentMask() != nil) {
 		out.Header = out.Header.Clone()
 		out.Header.Del("Upgrade")
 		out.Header.Del("Connection")
@@ -49,14 +55,13 @@ func (f *forwarding) maskResponse(res *http.Response) error {
 		return f.switched(res)
 	}
 	applied := appliedCodings(res.Header)
-	streaming := f.in.ContentLength < 0 // more tokens may come while the answer is under way
-	if streaming && len(applied) > 0 && !f.proxy.Swap.Unmasked {
+	if f.late() && (len(applied) > 0 || messageCoding(res.Header) != "") {
 		f.mu.Lock()
 		f.passing = true // before the mask is read: from here on, late tokens are refused
 		f.mu.Unlock()
 	}
 	m := f.currentMask()
-	if m == nil && (!streaming || f.proxy.Swap.Unmasked) {
+	if m == nil && !f.late() {
 		return nil
 	}
 	if m != nil {
@@ -74,15 +79,15 @@ func (f *forwarding) maskResponse(res *http.Response) error {
 		res.Header.Del("Content-Encoding")
 		res.Header.Del("Content-Length")
 		res.ContentLength = -1
-		f.mu.Lock()
-		f.passing = false // what comes late is masked in the decoded answer
-		f.mu.Unlock()
 	}
 	if m != nil {
 		var err error
 		if body, err = plainEnvelopes(res, body); err != nil {
 			return err
 		}
+		f.mu.Lock()
+		f.passing = false // what comes late is masked in the decoded answer
+		f.mu.Unlock()
 	}
 	res.Body = &maskedTrailers{ReadCloser: newMaskReader(body, f.currentMask), f: f, res: res}
 	return nil

@@ -3,6 +3,7 @@ package handler
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -27,10 +28,8 @@ const (
 func (f *forwarding) swapCoded(out *http.Request, form bodyForm, applied []string) error {
 	length := out.ContentLength
 	original := f.newSpool()
-	if length > f.proxy.Swap.BodyBuffer {
-		if err := original.reserve(length); err != nil {
-			return err
-		}
+	if err := original.check(length); err != nil {
+		return err
 	}
 	if _, err := io.Copy(original, clientReader{out.Body}); err != nil {
 		return err
@@ -38,7 +37,7 @@ func (f *forwarding) swapCoded(out *http.Request, form bodyForm, applied []strin
 	if length >= 0 && original.size != length {
 		return errBody(io.ErrUnexpectedEOF)
 	}
-	swapped, err := f.recode(original, form, applied)
+	swapped, err := f.recode(out.Context(), original, form, applied)
 	if err != nil {
 		return err
 	}
@@ -65,7 +64,7 @@ func (f *forwarding) swapCoded(out *http.Request, form bodyForm, applied []strin
 
 // recode looks into a body. swapped makes readers of the body with its tokens
 // swapped; it is nil where nothing is to be changed.
-func (f *forwarding) recode(original *spool, form bodyForm, applied []string) (swapped func() io.Reader, err error) {
+func (f *forwarding) recode(ctx context.Context, original *spool, form bodyForm, applied []string) (swapped func() io.Reader, err error) {
 	if original.size == 0 {
 		return nil, nil
 	}
@@ -80,9 +79,9 @@ func (f *forwarding) recode(original *spool, form bodyForm, applied []string) (s
 	plain, err := undo(original.reader(), applied, limit)
 	if err == nil {
 		defer plain.close()
-		_, err = drain(form.reader(s, plain))
+		_, err = drain(ctx, form.reader(s, plain))
 	}
-	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+	if refusal := (*Refusal)(nil); errors.As(err, &refusal) || ctx.Err() != nil {
 		return nil, err
 	}
 	if err != nil {

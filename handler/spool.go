@@ -30,17 +30,23 @@ func (f *forwarding) newSpool() *spool {
 // spoolStep is how much is reserved at a time where no length is known, in bytes.
 const spoolStep = 1 << 20
 
-// reserve makes sure that a body of size bytes keeps within the limits.
-func (sp *spool) reserve(size int64) error {
-	if size > sp.policy.MaxSpool {
-		return &Refusal{
-			Status: http.StatusRequestEntityTooLarge, Rule: RuleSpool,
-			Reason: fmt.Sprintf("the body is over the limit of %d bytes", sp.policy.MaxSpool),
-			Mend:   "raise `max_spool`, or send the body chunked and without a content coding, then it is streamed",
-		}
-	}
-	if size <= sp.reserved {
+// check refuses a body of size bytes that is over the limit.
+func (sp *spool) check(size int64) error {
+	if size <= sp.policy.MaxSpool {
 		return nil
+	}
+	return &Refusal{
+		Status: http.StatusRequestEntityTooLarge, Rule: RuleSpool,
+		Reason: fmt.Sprintf("the body is over the limit of %d bytes", sp.policy.MaxSpool),
+		Mend:   "raise `max_spool`, or send the body chunked and without a content coding, then it is streamed",
+	}
+}
+
+// reserve makes sure that all bodies together keep within the limit, with size
+// bytes of this one. A length that is only stated takes nobody's place.
+func (sp *spool) reserve(size int64) error {
+	if err := sp.check(size); err != nil || size <= sp.reserved {
+		return err
 	}
 	all := sp.all.Add(size - sp.reserved)
 	sp.reserved = size

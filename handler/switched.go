@@ -2,15 +2,22 @@ package handler
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
 )
 
+var errEarlySwitch = errors.New("the protocol was changed before the request had ended")
+
 // Hijack hands over the connection for another protocol. ReverseProxy takes
 // nothing from the buffer of the server, so what is in it is read first from the
 // connection too.
 func (w *mirrorWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.body != nil && !w.body.ended.Load() {
+		// The transport is still reading from what would be handed over.
+		return nil, nil, errEarlySwitch
+	}
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err

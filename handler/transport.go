@@ -30,7 +30,7 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			out.Body = &interruptible{out.Body, f.in.Body}
 		}
 	}
-	if len(f.tokens) > 0 || f.in.ContentLength < 0 {
+	if len(f.tokens) > 0 || f.late() {
 		guardStandardLog()
 	}
 	if _, stated := f.in.Header["Content-Length"]; stated && out.ContentLength == 0 {

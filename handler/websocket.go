@@ -23,7 +23,7 @@ func isWebSocket(h http.Header) bool { return strings.EqualFold(h.Get("Upgrade")
 // looked into: for tokens, or for values that must not come back.
 func (f *forwarding) followsWebSocket() bool {
 	return f.proxy.Swap.Scan.Has(PlaceWebSocket) || f.currentMask() != nil ||
-		f.in.ContentLength < 0 && !f.proxy.Swap.Unmasked // a body under way may bring tokens
+		f.late()
 }
 
 // askFollowable takes back the client's offer of extensions: messages that are
@@ -38,6 +38,12 @@ func (f *forwarding) askFollowable(out *http.Request) {
 // switched deals with an answer 101: what a WebSocket carries from now on is
 // looked into, any other protocol passes.
 func (f *forwarding) switched(res *http.Response) error {
+	if res.Request.Header.Get("Upgrade") == "" {
+		return &Refusal{
+			Status: http.StatusBadGateway, Rule: RuleUpstream,
+			Reason: f.dest.String() + " changed to a protocol that it was not asked for",
+		}
+	}
 	server, ok := res.Body.(io.ReadWriteCloser)
 	if ok && isWebSocket(res.Header) && f.followsWebSocket() {
 		if why := badAccept(res.Header, res.Request.Header); why != "" {
