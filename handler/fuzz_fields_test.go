@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-var fuzzSpellings = []spelling{spellPlain, spellPercent, spellLower, spellQuery}
+var fuzzSpellings = []spelling{spellPlain, spellPercent, spellLower, spellQuery, spellSlashes, spellUnicode}
 
 // A request line goes out as it came, but for the value, percent-encoded, in the
 // place of the token.
@@ -21,6 +21,7 @@ func FuzzURL(f *testing.F) {
 	f.Add("?", "", "", byte(3), byte(0))
 	f.Add("", "/x", "", byte(0), byte(1))
 	f.Add("/\xfc%2F", `"|^{}`, "%", byte(0), byte(0))
+	f.Add("?j={\"k\":\"", "\"}", "a b#c", byte(5), byte(0))
 	f.Add("starpod:v1:AAAAstarpod%3Av1%3", "starpod", "..", byte(1), byte(0))
 	s := newSwapper(f)
 	f.Fuzz(func(t *testing.T, before, after, value string, spell, fate byte) {

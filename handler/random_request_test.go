@@ -15,7 +15,6 @@ type randomRequest struct {
 	target   twin
 	fields   []*twin // "Name: value"
 	body     *twin   // nil for none
-	form     tokens.Form
 	chunked  bool
 	trailers []*twin
 	announce bool // name the trailers in the header
@@ -85,11 +84,15 @@ func (m *requestMaker) target() {
 		if i > 0 {
 			t.text(pick(m, "&", "&", ";", "&&", "?"))
 		}
-		switch m.IntN(6) {
+		switch m.IntN(7) {
 		case 0:
 			t.text("key=")
 			m.secret(t, tokens.Percent, false, spelledURL)
 		case 1:
+			t.text(`j={"k":"`)
+			m.secret(t, tokens.Percent, false, spelledJSON)
+			t.text(`"}`)
+		case 2:
 			m.secret(t, tokens.Percent, false, spelledURL)
 		default:
 			t.text(pick(m, "a=1", "a=2", "b=%zz", "=", "", "a", "q=x+y", "ü=ü", "p=%2B%2b", `j={"a":1}`, "long="+strings.Repeat("x", 300), "redirect=https://a/b?c=d", "%"))

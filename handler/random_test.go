@@ -141,12 +141,16 @@ func (t *twin) secret(c choices, s randomSecret, form tokens.Form, spellings []s
 	case tokens.Left:
 		t.want.WriteString(spelled)
 	case tokens.Replaced:
-		if strings.Contains(spelled, "%") {
+		value := s.value
+		switch {
+		case strings.Contains(spelled, "%"):
 			form = tokens.Percent
-		} else if strings.Contains(spelled, `\`) {
+		case strings.Contains(spelled, `\`) && form == tokens.Percent:
+			value = tokens.Escape(value, tokens.JSON)
+		case strings.Contains(spelled, `\`):
 			form = tokens.JSON
 		}
-		t.want.WriteString(tokens.Escape(s.value, form))
+		t.want.WriteString(tokens.Escape(value, form))
 	}
 }
 

@@ -83,7 +83,7 @@ func (s *swapper) swapBody(t *testing.T, c choices, contentType, body string) st
 	return got
 }
 
-// The ends that a token can come to, as a fuzzer chooses them.
+// fatedSecret seals a value for one of the ends that a token can come to.
 func fatedSecret(tb testing.TB, fate byte, value string) randomSecret {
 	tb.Helper()
 	value = strings.ToValidUTF8(value, "?") // JSON has no other

@@ -103,7 +103,10 @@ func fuzzPieces(data []byte, form Form) (in, want string) {
 			arg, data = int(data[0]), data[1:]
 		}
 		which := int(c) % len(fuzzTokens)
-		token, wrote := fuzzTokens[which], form
+		token, wrote, value := fuzzTokens[which], form, ""
+		if which < len(fuzzWants) {
+			value = fuzzWants[which]
+		}
 		if c >= 0xc0 {
 			// So much is missing that no text behind it can make it whole.
 			cut := token[:arg%(len(token)-tagSize)]
@@ -115,6 +118,8 @@ func fuzzPieces(data []byte, form Form) (in, want string) {
 			token = escapings[spellings[arg%len(spellings)]](token)
 			if strings.Contains(token, "%") {
 				wrote = Percent
+			} else if strings.Contains(token, `\`) && form == Percent {
+				value = Escape(value, JSON)
 			} else if strings.Contains(token, `\`) {
 				wrote = JSON
 			}
@@ -122,7 +127,7 @@ func fuzzPieces(data []byte, form Form) (in, want string) {
 		in += token
 		switch {
 		case which < len(fuzzWants):
-			want += string(appendValue(nil, fuzzWants[which], wrote))
+			want += string(appendValue(nil, value, wrote))
 		case which != fuzzStripped:
 			want += token
 		}

@@ -25,7 +25,11 @@ func (s *Scanner) opened(dst, p []byte) ([]byte, error) {
 	switch t.Action {
 	case Replaced:
 		s.Result.Replaced++
-		dst = appendValue(s.change(dst), secret.Value.Reveal(), t.Form)
+		value := secret.Value.Reveal()
+		if s.Form == Percent && s.candidate.escape.backslash && t.Form == Percent {
+			value = Escape(value, JSON) // JSON that stands in a URL as it is
+		}
+		dst = appendValue(s.change(dst), value, t.Form)
 	case Stripped:
 		s.Result.Stripped++
 		dst = s.change(dst)
@@ -159,7 +163,7 @@ func (s *Scanner) form() Form {
 	switch e := &s.candidate.escape; {
 	case e.percent:
 		return Percent
-	case e.backslash:
+	case e.backslash && s.Form != Percent: // a URL stays one
 		return JSON
 	}
 	return s.Form

@@ -14,7 +14,8 @@ type Scanner struct {
 	Keys   *Keyring
 	Target Target
 	// Form is how text is written here. A token that is itself percent-encoded
-	// or has JSON escapes shows its own form, which goes before this one.
+	// or has JSON escapes shows its own form, which goes before this one; JSON in
+	// a Percent text is written as both.
 	Form Form
 	// OnMismatch is for tokens that do not permit the target. Default: Strip.
 	OnMismatch Policy

@@ -119,7 +119,9 @@ func TestScanEscapedTokens(t *testing.T) {
 		{"percent in JSON", escapings["percent"](token), percentValue, JSON, Percent},
 		{"slashes", escapings["slashes"](token), jsonValue, Raw, JSON},
 		{"unicode", escapings["unicode"](token), jsonValue, Raw, JSON},
-		{"all unicode", escapings["all unicode"](token), jsonValue, Percent, JSON},
+		{"all unicode", escapings["all unicode"](token), jsonValue, XML, JSON},
+		{"slashes in a URL", escapings["slashes"](token), Escape(jsonValue, Percent), Percent, Percent},
+		{"unicode in a URL", escapings["unicode"](token), Escape(jsonValue, Percent), Percent, Percent},
 		{"percent and slashes", escapings["percent"](token[:11]) + escapings["slashes"](token[11:]), percentValue, Raw, Percent},
 	}
 	for _, tt := range tests {
