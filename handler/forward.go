@@ -78,7 +78,7 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 		return f.handOver(mw, r, next)
 	}
 	withoutOwnHeaders(w.Header())
-	if r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 { // Caddy puts a body around none as well
 		mw.body = &clientBody{ReadCloser: r.Body, left: r.ContentLength}
 		r.Body = mw.body
 	}
@@ -155,7 +155,9 @@ func (f *forwarding) setPath(u *url.URL, path string) {
 	case f.dest.Scheme == "http" && f.proxy.Egress.Upstream != nil:
 		u.Opaque = "//" + f.host + path // absolute form, as a proxy is asked
 	case strings.HasPrefix(path, "//"):
-		setRawPath(u, path) // an Opaque like this would be taken for an authority
+		// An Opaque like this would be taken for an authority. What has to be
+		// escaped for that is escaped behind the swap.
+		u.RawPath = path
 	default:
 		u.Opaque = path
 	}
