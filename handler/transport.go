@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -157,7 +158,7 @@ func refuseToken(t tokens.Token) *Refusal {
 func (f *forwarding) swapURL(out *http.Request) error {
 	path := out.URL.Opaque
 	if path == "" {
-		path = out.URL.EscapedPath()
+		path = cmp.Or(out.URL.RawPath, out.URL.EscapedPath())
 	}
 	stripped := f.result.Stripped
 	newPath, err := f.swapString(PlacePath, tokens.Percent, path)
@@ -171,7 +172,7 @@ func (f *forwarding) swapURL(out *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if newPath == path && query == out.URL.RawQuery {
+	if newPath == path && query == out.URL.RawQuery && out.URL.Opaque != "" {
 		return nil
 	}
 	u := *out.URL
