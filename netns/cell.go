@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 )
 
 // CellConfig describes the namespace of a command.
@@ -39,7 +40,12 @@ type Outlet struct {
 }
 
 // ProxyAddr is where programs of the namespace find the proxy.
-func (o *Outlet) ProxyAddr() string { return o.Proxy.Addr().String() }
+func (o *Outlet) ProxyAddr() netip.AddrPort {
+	if addr, ok := o.Proxy.Addr().(*net.TCPAddr); ok {
+		return addr.AddrPort()
+	}
+	return netip.AddrPort{}
+}
 
 // Close closes all sockets.
 func (o *Outlet) Close() error {

@@ -56,7 +56,7 @@ func coverAll(paths []string, resolver string) error {
 // cover hides one file or folder, wherever else its file system is mounted.
 func cover(path string) error {
 	real, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, fs.ErrPermission) {
 		return nil // what this user cannot find the program cannot either
 	}
 	if err != nil {

@@ -31,34 +31,46 @@ func init() {
 	}
 	runtime.LockOSThread() // capabilities and filters belong to a thread
 	h := new(helper)
-	if err := h.run(os.Args[1], os.Args[2:]); err != nil {
+	status, err := h.run(os.Args[1], os.Args[2:])
+	if err != nil {
 		fmt.Fprintln(os.Stderr, helperName+":", err)
 	}
-	os.Exit(1)
+	os.Exit(status)
 }
+
+// Exit statuses of a helper that did not become the program, as env(1) gives them.
+const (
+	statusFailed        = 1
+	statusNotExecutable = 126
+	statusNotFound      = 127
+)
 
 type helper struct{ wire *wire }
 
-// run returns when it failed, and nobody may be left to hear of it.
-func (h *helper) run(mode string, args []string) (err error) {
+// run returns when it failed. The error is for whom the wire does not reach.
+func (h *helper) run(mode string, args []string) (status int, err error) {
 	file := os.NewFile(wireFD, "parent")
 	if h.wire, err = newWire(file); err != nil {
-		return errors.New("this is a part of `caddy starpod run` and nothing to call by hand")
+		return statusFailed, errors.New("this is a part of `caddy starpod run` and nothing to call by hand")
 	}
 	_ = file.Close()
 	if err := h.open(mode, args); err != nil {
-		return err
+		return statusFailed, err
 	}
 	var p program
 	if err := h.wire.receive(&p); err != nil {
-		os.Exit(1) // whoever started this has ended, or does not want it any more
+		return statusFailed, nil // whoever started this has ended, or does not want it any more
 	}
 	err = h.become(p)
 	failure := failed{Error: err.Error()}
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		failure.Errno = int(errno)
 	}
-	return h.wire.send(failure)
+	status = statusNotExecutable
+	if errors.Is(err, unix.ENOENT) {
+		status = statusNotFound
+	}
+	return status, h.wire.send(failure)
 }
 
 // open makes the namespace and passes its sockets on.
