@@ -129,6 +129,9 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	if !p.intercepts(r.Context(), dest) {
 		return dest, p.serveBlind(w, r, dest)
 	}
+	if err := originFrom(r.Context()).refusesContent(dest); err != nil {
+		return dest, err
+	}
 	conn, err := accept(w, r)
 	if err != nil {
 		return dest, err

@@ -94,20 +94,22 @@ func (p *Proxy) Close(ctx context.Context) error {
 
 // Serve handles one request.
 //
-// A CONNECT, an absolute-form request and a request from inside an intercepted
-// tunnel are served; reenter is where the requests from inside a new tunnel go,
+// A CONNECT, an absolute-form request, a request from inside an intercepted tunnel
+// and one of a [TransparentListener] are served; reenter is where the requests from inside a new tunnel go,
 // which leads back here. Anything else is not for the proxy: served is false.
 // next is where swapped requests go with HandOver, else nil will do. The error,
 // if any, is a *Refusal that nobody has written yet.
 func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, reenter http.Handler, next NextFunc) (served bool, err error) {
 	p.Init()
-	ex := exchangeFrom(r.Context())
+	ex, from := exchangeFrom(r.Context()), originFrom(r.Context())
 	dest := Destination{}
 	switch {
-	case r.Method == http.MethodConnect:
-		dest, err = p.serveConnect(w, r, reenter)
 	case ex != nil:
 		dest, err = ex.dest, p.serveForward(w, r, ex.dest, ex, next)
+	case from.transparent() && from.content == contentHTTP:
+		dest, err = p.serveTransparent(w, r, from, next)
+	case r.Method == http.MethodConnect:
+		dest, err = p.serveConnect(w, r, reenter)
 	case r.URL.Host != "":
 		dest, err = p.serveAbsolute(w, r, next)
 	default:
@@ -156,7 +158,7 @@ func refuseAuthority(why string) *Refusal {
 
 // checkCredentials judges Proxy-Authorization where the proxy wants one.
 func (p *Proxy) checkCredentials(r *http.Request) error {
-	if p.Authenticate == nil {
+	if p.Authenticate == nil || originFrom(r.Context()).needsNoCredentials() {
 		return nil
 	}
 	user, password, ok := proxyBasicAuth(r)

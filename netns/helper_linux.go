@@ -54,7 +54,10 @@ func (h *helper) run(mode string, args []string) (status int, err error) {
 		return statusFailed, errors.New("this is a part of `caddy starpod run` and nothing to call by hand")
 	}
 	_ = file.Close()
-	if err := h.open(mode, args); err != nil {
+	switch err := h.open(mode, args); {
+	case errors.Is(err, unix.EPIPE):
+		return statusFailed, nil // as below
+	case err != nil:
 		return statusFailed, err
 	}
 	var p program
