@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -185,16 +184,12 @@ func (c *Cell) Start() error {
 // inNamespace calls f on a thread that has entered the namespace, and that ends
 // with it.
 func inNamespace(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	return onOwnThread(func() error {
 		if err := enterNetwork(path); err != nil {
-			done <- err
-			return
+			return err
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // enterNetwork moves the calling thread.
