@@ -62,23 +62,14 @@ func (c caughtSignals) deliver(to *os.Process, done <-chan struct{}) {
 	}
 }
 
-// runChild runs a command with the standard files of this process, in its process
-// group, and returns its exit status. The error is about the start alone.
-func runChild(cmd *exec.Cmd, signals caughtSignals) (int, error) {
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// Before the command exists, so that there is no moment at which it could look.
-	if err := hideProcess(); err != nil {
-		return 0, fmt.Errorf("hiding the memory of this process: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return 0, err
-	}
+// waitChild waits for a command that has started, and returns its exit status.
+func waitChild(cmd *exec.Cmd, signals caughtSignals) (int, error) {
 	done := make(chan struct{})
 	go signals.deliver(cmd.Process, done)
 	err := cmd.Wait()
 	close(done)
 	if cmd.ProcessState == nil {
-		return 0, fmt.Errorf("waiting for it: %w", err)
+		return 0, fmt.Errorf("waiting for the command: %w", err)
 	}
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return signalStatus + int(status.Signal()), nil

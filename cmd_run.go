@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/starpod/caddy-starpod/handler"
+	"github.com/starpod/caddy-starpod/netns"
 	"github.com/starpod/caddy-starpod/tokens"
 )
 
@@ -30,6 +33,7 @@ const (
 type runFlags struct {
 	secrets, envFiles, keyFiles, trust     []string
 	dataDir, upstream, isolation, logLevel string
+	user                                   string
 	rules                                  []handler.EgressRule
 	noIntercept, quiet, verbose            bool
 }
@@ -56,11 +60,21 @@ Where COMMAND may connect:
   They are tried in the order in which they stand; the first that matches decides.
 
 Isolation:
-  auto takes the strongest that works. env asks COMMAND to use the proxy by its
-  environment variables. A program that ignores them reaches the network, but
-  with tokens that are worth nothing there. COMMAND runs as the same user, so it
-  can read the files that the user can: keep --env-file and --key-file where it
-  does not look, or give values through the environment.
+  sealed  COMMAND gets a network of its own (Linux namespaces) in which every
+          address is the proxy's, whatever COMMAND makes of proxy variables: there
+          is no other way out. It takes no privileges where unprivileged user
+          namespaces are allowed.
+  veth    COMMAND enters a named namespace with firewall rules that let only the
+          proxy be reached. It takes root and iptables.
+  env     COMMAND is asked by its environment variables to use the proxy. One that
+          ignores them reaches the network, but with tokens that are worth nothing
+          there; and it can read the files that the user can.
+  auto    the first of these that works; env with a warning.
+  In sealed and veth COMMAND finds the files of --env-file and --key-file, the
+  folder of --data-dir, and the default key's folder empty. It has no capabilities
+  and cannot gain any (sudo does not work), and inherits no open files but the
+  standard ones. Unix sockets in the file system, such as Docker's, stay reachable:
+  see that its user may not use them.
 
 Signals and exit status:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH go on to COMMAND.
@@ -102,7 +116,8 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.Var(&ruleFlag{&f.rules, false}, "deny", "`WHERE` COMMAND may not connect; may be repeated, the order with --allow counts")
 	flags.StringArrayVar(&f.trust, "trust", nil, "PEM `FILE` with roots that verify hosts, besides the system's; may be repeated")
 	flags.StringVar(&f.upstream, "upstream", "", "`URL` of a proxy that all connections go through (default $"+upstreamVariable+")")
-	flags.StringVar(&f.isolation, "isolation", "auto", "how COMMAND is kept from going around the proxy: `auto|env`")
+	flags.StringVar(&f.isolation, "isolation", "auto", "how COMMAND is kept from going around the proxy: `auto|sealed|veth|env`")
+	flags.StringVar(&f.user, "user", "", "`NAME` or number of the user that COMMAND runs as, if root starts it (default who called sudo, else the same user)")
 	flags.BoolVar(&f.noIntercept, "no-intercept", false, "tunnel https:// blindly; tokens then work towards http:// only")
 	flags.StringVar(&f.logLevel, "log-level", "warn", "least `LEVEL` of what is logged to standard error: debug, info, warn or error")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "the same as --log-level info, which tells of each token that was replaced")
@@ -129,6 +144,10 @@ func (r *ruleFlag) Set(text string) error {
 }
 
 func (f *runFlags) run(cmd *cobra.Command, args []string) error {
+	f.secrets = scrubArguments(f.secrets)
+	if err := closeInherited(); err != nil {
+		return err
+	}
 	log, err := f.logger(cmd.ErrOrStderr())
 	if err != nil {
 		return err
@@ -146,6 +165,15 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	forward := catchSignals()
 	defer forward.stop()
+	child := childCommand(args)
+	if config.first, err = sealFirst(child, config); err != nil {
+		return err
+	}
+	defer config.first.abandon()
+	// Before the command exists, so that there is no moment at which it could look.
+	if err := hideProcess(); err != nil {
+		return err
+	}
 	proxy, err := Start(cmd.Context(), config)
 	if err != nil {
 		return err
@@ -157,20 +185,53 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 			log.Debug("ending the proxy", zap.Error(err))
 		}
 	}()
-	log.Info(proxy.Tier.Line)
-	child := exec.Command(args[0], args[1:]...)
-	child.Env, err = childEnv(proxy, secrets, plain, log)
+	f.tellTier(proxy.Tier, log)
+	env, err := childEnv(proxy, secrets, plain, log)
 	if err != nil {
 		return err
 	}
-	if err := proxy.Prepare(child); err != nil {
-		return err
+	if proxy.Tier.Driver != driverSealed {
+		child = childCommand(args)
 	}
-	status, err := runChild(child, forward)
-	if err != nil {
+	if err := proxy.startCommand(cmd.Context(), child, env, config.first); err != nil {
 		return notStarted(cmd, err)
 	}
+	status, err := waitChild(child, forward)
+	if err != nil {
+		return err
+	}
 	return exit(cmd, status)
+}
+
+// childCommand has the standard files of this process, and is in its process group.
+func childCommand(args []string) *exec.Cmd {
+	child := exec.Command(args[0], args[1:]...)
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return child
+}
+
+// sealFirst starts the helper of a command where a sealed namespace is wanted, so
+// that it works while the proxy starts. There is no candidate where it is not.
+func sealFirst(child *exec.Cmd, c Config) (*candidate, error) {
+	wanted, err := drivers(c.Isolation)
+	if err != nil || !slices.Contains(wanted, driverSealed) || runtime.GOOS != "linux" {
+		return nil, err
+	}
+	cell, err := netns.Seal(child, netns.CellConfig{User: c.User})
+	if err != nil {
+		return nil, err
+	}
+	return &candidate{cell: cell, err: cell.Start()}, nil
+}
+
+// tellTier warns of a command that can go around the proxy although nobody chose
+// that.
+func (f *runFlags) tellTier(tier Tier, log *zap.Logger) {
+	if tier.Level == 0 && f.isolation != driverEnv {
+		log.Warn(tier.Line)
+		return
+	}
+	log.Info(tier.Line)
 }
 
 // childEnv returns this process's environment with tokens in place of values.
@@ -216,6 +277,12 @@ func (f *runFlags) config(log *zap.Logger) (Config, error) {
 		c.Upstream = f.upstream
 	}
 	var err error
+	if c.User, err = f.commandUser(log); err != nil {
+		return c, err
+	}
+	if c.Hide, err = f.secretFiles(); err != nil {
+		return c, err
+	}
 	if f.dataDir != "" {
 		// The bundle's path goes to COMMAND, which may change its folder.
 		if c.DataDir, err = filepath.Abs(f.dataDir); err != nil {

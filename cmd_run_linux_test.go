@@ -161,7 +161,7 @@ func TestCmdRunRefuses(t *testing.T) {
 		{"an env file with an empty secret", []string{"--env-file", file("# hosts: h.test\nA=")}, "line 2: A: is empty"},
 		{"a password in --upstream", []string{"--upstream", "http://user:" + value + "@proxy.test:3128"}, "STARPOD_UPSTREAM"},
 		{"an upstream that is no URL", []string{"--upstream", "proxy.test:3128"}, "http://host:port"},
-		{"an isolation that is none", []string{"--isolation", "moon"}, "choose auto or env"},
+		{"an isolation that is none", []string{"--isolation", "moon"}, "choose auto, sealed, veth or env"},
 		{"a level that is none", []string{"--log-level", "loud"}, "choose debug, info, warn or error"},
 		{"an address range that is none", []string{"--allow", "10.0.0.0/99"}, "write it like 10.0.0.0/8"},
 		{"a root that is missing", []string{"--trust", "/no/such.pem"}, "/no/such.pem"},

@@ -20,7 +20,7 @@ const secretSyntax = `Secrets:
   --secret NAME=VALUE@HOST,...  this value; an @ in it is fine, the last one counts
   HOST is a host, *.example.com for any below it, either perhaps with :port. A
   single * as HOST lets any host receive the value. A value on the command line
-  can be read by every local process, COMMAND included.
+  stays in the shell's history, and every local process can read it for a moment.
 `
 
 // minCopy is the shortest value, in bytes, that is looked for in other
@@ -50,7 +50,7 @@ func (f *runFlags) collect(log *zap.Logger) (secrets []tokens.Secret, plain []st
 			return nil, nil, fmt.Errorf("--secret: %w", err)
 		}
 		if public {
-			log.Warn("a value on the command line is public: every local process can read it; "+
+			log.Warn("a value on the command line is public: it stays in the shell's history, and other processes may have read it; "+
 				"use --secret NAME@HOST with the value in the environment, or --env-file", zap.String("secret", secret.Name))
 		}
 		if err := add(secret); err != nil {

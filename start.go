@@ -10,14 +10,15 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/starpod/caddy-starpod/ca"
 	"github.com/starpod/caddy-starpod/handler"
+	"github.com/starpod/caddy-starpod/netns"
 	"github.com/starpod/caddy-starpod/tokens"
 )
 
@@ -35,8 +36,20 @@ type Config struct {
 	// Addr is the address to listen on. Default: 127.0.0.1:0.
 	Addr string
 
-	// Isolation is auto or env. Default: auto.
+	// Isolation is auto, sealed, veth or env. Default: auto, which is the first of
+	// sealed, veth and env that works on this machine.
 	Isolation string
+
+	// Namespace describes the namespace that isolation veth makes.
+	Namespace netns.VethConfig
+
+	// User is who commands run as; root alone can choose. Default: the user of
+	// this process.
+	User *netns.User
+
+	// Hide names files and folders that an isolated command finds empty, such as
+	// those that hold a key. DataDir is one of them without being named.
+	Hide []string
 
 	// NoIntercept makes every CONNECT a blind tunnel.
 	NoIntercept bool
@@ -59,44 +72,60 @@ type Config struct {
 	// Logger gets warnings and the audit lines. Default: none.
 	Logger *zap.Logger
 
-	keys *tokens.Keyring // in place of MasterKey
+	keys  *tokens.Keyring // in place of MasterKey
+	first *candidate      // the command that is to come first; may be nil
 }
 
 // Handle is a running proxy.
 type Handle struct {
-	Addr     netip.AddrPort
-	CABundle string // PEM file: the system's roots and the proxy's
-	Tier     Tier
+	Addr      netip.AddrPort
+	CABundle  string // PEM file: the system's roots and the proxy's
+	Tier      Tier
+	Namespace string // path of the namespace that commands share; "" where each has its own, or none
 
+	log      *zap.Logger
 	keys     *tokens.Keyring
 	proxy    *handler.Proxy
 	server   *http.Server
-	dir      string // files for clients
-	temp     bool   // dir goes with the proxy
+	self     []netip.AddrPort // its own listeners
+	temp     *tempDir
+	dir      string // temp's path: files for clients
 	user     string
 	password string
+
+	// Of isolated commands.
+	runAs    *netns.User
+	hide     []string
+	resolver string // file in the place of /etc/resolv.conf
+	veth     *netns.Veth
+	inside   netip.AddrPort  // the proxy as seen from the namespace of veth
+	closing  context.Context // ends with the proxy
+	close    context.CancelFunc
 }
 
 // Start starts a proxy. It serves until Shutdown is called; ctx bounds only the
 // start.
 func Start(ctx context.Context, c Config) (*Handle, error) {
-	h := new(Handle)
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	h := &Handle{log: c.Logger, runAs: c.User, hide: c.Hide}
+	if c.DataDir != "" {
+		h.hide = append(slices.Clone(h.hide), c.DataDir)
+	}
+	h.closing, h.close = context.WithCancel(context.Background())
 	if err := h.start(ctx, c); err != nil {
-		h.removeFiles()
-		return nil, err
+		return nil, errors.Join(err, h.Shutdown(ctx))
 	}
 	return h, nil
 }
 
 func (h *Handle) start(ctx context.Context, c Config) (err error) {
-	if h.Tier, err = chooseTier(c.Isolation); err != nil {
+	if _, err := drivers(c.Isolation); err != nil {
 		return err
 	}
 	if h.keys, err = c.keyring(); err != nil {
 		return err
-	}
-	if c.Logger == nil {
-		c.Logger = zap.NewNop()
 	}
 	if h.proxy, err = c.newProxy(h.keys); err != nil {
 		return err
@@ -105,10 +134,17 @@ func (h *Handle) start(ctx context.Context, c Config) (err error) {
 		h.user, h.password = "starpod", rand.Text()
 		h.proxy.Authenticate = h.knows
 	}
+	if err := h.makeFolder(); err != nil {
+		return err
+	}
 	if err := h.makeAuthority(c); err != nil {
 		return err
 	}
-	return h.listen(ctx, c)
+	if err := h.listen(ctx, c.Addr); err != nil {
+		return err
+	}
+	// Last: what is made elsewhere meanwhile may need its time.
+	return h.isolate(ctx, c)
 }
 
 func (c Config) keyring() (*tokens.Keyring, error) {
@@ -147,12 +183,19 @@ func (c Config) newProxy(keys *tokens.Keyring) (*handler.Proxy, error) {
 	return proxy, nil
 }
 
+// makeFolder makes the folder of the files that clients read.
+func (h *Handle) makeFolder() (err error) {
+	if h.temp, err = makeTempDir(); err != nil {
+		return fmt.Errorf("making a folder for clients: %w", err)
+	}
+	h.dir = h.temp.path
+	h.resolver = filepath.Join(h.dir, "resolv.conf")
+	// Every address is the name service there; this is the one that it reserves.
+	return os.WriteFile(h.resolver, []byte("nameserver 198.18.0.1\n"), 0o644)
+}
+
 // makeAuthority prepares interception and the files that clients trust it by.
 func (h *Handle) makeAuthority(c Config) (err error) {
-	if h.dir, err = os.MkdirTemp("", "starpod-"); err != nil {
-		return err
-	}
-	h.temp = true
 	if c.NoIntercept {
 		return nil
 	}
@@ -170,23 +213,19 @@ func (h *Handle) makeAuthority(c Config) (err error) {
 		return err
 	}
 	h.proxy.Authority = func(context.Context) (*ca.Authority, error) { return authority, nil }
-	where := h.dir
-	if c.DataDir != "" {
-		where = c.DataDir
-	}
-	bundle, err := ca.WriteBundle(filepath.Join(where, ca.BundleFile), authority.Roots())
+	// Not in DataDir, which isolated commands find empty.
+	bundle, err := ca.WriteBundle(filepath.Join(h.dir, ca.BundleFile), authority.Roots())
 	if err != nil {
 		return err
 	}
 	h.CABundle = bundle.Path
 	if bundle.SystemRoots == "" {
-		c.Logger.Warn("no file with the system's roots found; clients will trust the proxy's root alone")
+		h.log.Warn("no file with the system's roots found; clients will trust the proxy's root alone")
 	}
 	return writeClientFiles(h.dir, h.CABundle, authority.Roots())
 }
 
-func (h *Handle) listen(ctx context.Context, c Config) error {
-	addr := c.Addr
+func (h *Handle) listen(ctx context.Context, addr string) error {
 	if addr == "" {
 		addr = "127.0.0.1:0"
 	}
@@ -195,14 +234,15 @@ func (h *Handle) listen(ctx context.Context, c Config) error {
 		return fmt.Errorf("the proxy cannot listen on %s: %w", addr, err)
 	}
 	h.Addr = listener.Addr().(*net.TCPAddr).AddrPort()
-	h.proxy.Guard.Self = func() []netip.AddrPort { return []netip.AddrPort{h.Addr} }
+	h.self = []netip.AddrPort{h.Addr}
+	h.proxy.Guard.Self = func() []netip.AddrPort { return h.self }
 	h.proxy.Init()
-	errorLog, err := zap.NewStdLogAt(c.Logger, zap.DebugLevel)
+	errorLog, err := zap.NewStdLogAt(h.log, zap.DebugLevel)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	h.server = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, IdleTimeout: 5 * time.Minute, ErrorLog: errorLog}
-	go func() { _ = h.server.Serve(listener) }()
+	h.serve(listener)
 	return nil
 }
 
@@ -239,8 +279,11 @@ func (h *Handle) Counts() handler.Counts { return h.proxy.Stats.Counts() }
 // Environ returns the variables, as NAME=value, that lead a client to the proxy
 // and make it trust the proxy's certificates. Those that hold the proxy's
 // address hold its credentials too.
-func (h *Handle) Environ() []string {
-	return clientEnv{proxy: h.proxyURL(), bundle: h.CABundle, dir: h.dir}.list()
+func (h *Handle) Environ() []string { return h.environ(h.proxyURL()) }
+
+// environ is for clients that find the proxy at this URL.
+func (h *Handle) environ(proxy string) []string {
+	return clientEnv{proxy: proxy, bundle: h.CABundle, dir: h.dir}.list()
 }
 
 func (h *Handle) proxyURL() string {
@@ -250,36 +293,24 @@ func (h *Handle) proxyURL() string {
 	return "http://" + h.user + ":" + h.password + "@" + h.Addr.String()
 }
 
-// Prepare makes a command that has not started yet a client of the proxy. The
-// command's Env, or this process's environment where Env is nil, is kept except
-// for what Environ sets.
-func (h *Handle) Prepare(cmd *exec.Cmd) error {
-	if cmd.Process != nil {
-		return errors.New("preparing a command that has already started")
-	}
-	base := cmd.Env
-	if base == nil {
-		base = os.Environ()
-	}
-	cmd.Env = mergeEnv(base, h.Environ())
-	return nil
-}
-
 // Shutdown stops listening, lets what is under way finish for as long as ctx
-// lasts, and removes the proxy's temporary files.
+// lasts, and removes the proxy's temporary files and its namespace. Isolated
+// commands that still run are cut off.
 func (h *Handle) Shutdown(ctx context.Context) error {
-	// Connections to the proxy that carry a tunnel are hijacked and end with it.
-	err := h.server.Shutdown(ctx)
-	if err != nil {
-		err = errors.Join(err, h.server.Close())
+	defer h.close()
+	var err error
+	if h.server != nil {
+		// Connections to the proxy that carry a tunnel are hijacked and end with it.
+		if err = h.server.Shutdown(ctx); err != nil {
+			err = errors.Join(err, h.server.Close())
+		}
+		err = errors.Join(err, h.proxy.Close(ctx))
 	}
-	err = errors.Join(err, h.proxy.Close(ctx))
-	h.removeFiles()
+	if h.veth != nil {
+		err = errors.Join(err, h.veth.Close())
+	}
+	if h.temp != nil {
+		err = errors.Join(err, h.temp.remove())
+	}
 	return err
-}
-
-func (h *Handle) removeFiles() {
-	if h.temp {
-		_ = os.RemoveAll(h.dir)
-	}
 }

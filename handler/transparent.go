@@ -37,6 +37,10 @@ type TransparentListener struct {
 	// the proxy reaches the listener.
 	Trusted bool
 
+	// From is the only address that connections are taken from; not valid for any.
+	// It goes with Trusted where others could reach the listener.
+	From netip.Addr
+
 	// Log receives connections whose destination cannot be told; may be nil.
 	Log *zap.Logger
 }
@@ -47,6 +51,10 @@ func (l *TransparentListener) Accept() (net.Conn, error) {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
+		}
+		if !l.admits(conn) {
+			_ = conn.Close()
+			continue
 		}
 		dialled, transparent, err := l.Original(conn)
 		if err != nil {
@@ -69,6 +77,14 @@ func (l *TransparentListener) Accept() (net.Conn, error) {
 		}
 		return conn, nil
 	}
+}
+
+func (l *TransparentListener) admits(conn net.Conn) bool {
+	if !l.From.IsValid() {
+		return true
+	}
+	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
+	return ok && remote.AddrPort().Addr().Unmap() == l.From
 }
 
 // origin is the local address of a connection from a TransparentListener, with

@@ -44,10 +44,16 @@ func NewUpstream(tb testing.TB, pki *PKI) *Upstream {
 // given protocols by ALPN (none: TLS without ALPN, which is HTTP/1.1).
 func NewUpstreamWith(tb testing.TB, certificate tls.Certificate, protocols ...string) *Upstream {
 	tb.Helper()
+	return NewUpstreamOn(tb, listen(tb), listen(tb), certificate, protocols...)
+}
+
+// NewUpstreamOn is NewUpstreamWith on listeners for https and http.
+func NewUpstreamOn(tb testing.TB, https, http1 net.Listener, certificate tls.Certificate, protocols ...string) *Upstream {
+	tb.Helper()
 	u := &Upstream{mux: http.NewServeMux()}
 	config := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: protocols}
-	u.tls = newRecordingListener(listen(tb), config, u)
-	u.plain = newRecordingListener(listen(tb), nil, u)
+	u.tls = newRecordingListener(https, config, u)
+	u.plain = newRecordingListener(http1, nil, u)
 
 	// TLS ends in the listener, so that its bytes can be kept; to net/http an
 	// HTTP/2 connection is one with prior knowledge.
