@@ -1,0 +1,57 @@
+package starpod
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// The folder of a proxy's files for clients is temporary. A proxy that is killed
+// leaves it behind, and the next one removes it: it holds a file that is locked
+// for as long as its proxy lives.
+const (
+	tempPrefix = "starpod-"
+	lockFile   = "lock"
+)
+
+// tempDir is such a folder. Everybody may read it: nothing in it is secret, and
+// commands may run as somebody else.
+type tempDir struct {
+	path string
+	lock *os.File // nil on systems without locks
+}
+
+func makeTempDir() (*tempDir, error) {
+	removeAbandoned(os.TempDir())
+	path, err := os.MkdirTemp("", tempPrefix)
+	if err != nil {
+		return nil, err
+	}
+	d := &tempDir{path: path}
+	if d.lock, err = lockedFile(path); err == nil {
+		err = os.Chmod(path, 0o755)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.remove())
+	}
+	return d, nil
+}
+
+func (d *tempDir) remove() error {
+	err := os.RemoveAll(d.path)
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
+}
+
+// removeAbandoned removes folders of this user that no proxy holds any more. What
+// cannot be looked at is somebody else's.
+func removeAbandoned(parent string) {
+	folders, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
+	for _, folder := range folders {
+		if isAbandoned(folder) {
+			_ = os.RemoveAll(folder)
+		}
+	}
+}
