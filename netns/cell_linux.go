@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +24,8 @@ import (
 type Cell struct {
 	wire      *wire
 	far       *os.File // the helper's end, until it has one of its own
+	farFD     int
+	letGo     sync.Once
 	cmd       *exec.Cmd
 	program   program
 	namespace string // path of the namespace to start in; "" for a new one
@@ -50,7 +54,7 @@ func Seal(cmd *exec.Cmd, c CellConfig) (*Cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	cell := &Cell{wire: near, far: far, cmd: cmd, namespace: c.Namespace, ended: make(chan struct{})}
+	cell := &Cell{wire: near, far: far, farFD: int(far.Fd()), cmd: cmd, namespace: c.Namespace, ended: make(chan struct{})}
 	cell.program = program{Path: cmd.Path, Args: cmd.Args, Env: cmd.Environ()}
 	cmd.Path = "/proc/self/exe"
 	cmd.Env = []string{}
@@ -174,7 +178,7 @@ func (c *Cell) Start() error {
 		start = func() error { return inNamespace(c.namespace, c.cmd.Start) }
 	}
 	err := start()
-	_ = c.far.Close()
+	c.letGo.Do(func() { _ = c.far.Close() })
 	if err != nil {
 		return errors.Join(unavailable(err), c.wire.conn.Close())
 	}
@@ -230,8 +234,7 @@ func unavailable(err error) error {
 func (c *Cell) Open(ctx context.Context) (*Outlet, error) {
 	defer c.hurry(ctx)()
 	message, files, err := c.wire.receiveOpened()
-	// From now on the helper has its end, and this one would hide its death.
-	_ = c.far.Close()
+	c.letGoOfFar()
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -255,6 +258,22 @@ func (c *Cell) Open(ctx context.Context) (*Outlet, error) {
 		}
 	}
 	return outlet, nil
+}
+
+// letGoOfFar gives up this process's copy of the helper's end, which would hide
+// the helper's death. The command's Start may be under way in another goroutine,
+// and nobody waits for its return, so the file itself must not be closed: its
+// descriptor becomes one of /dev/null.
+func (c *Cell) letGoOfFar() {
+	c.letGo.Do(func() {
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			return
+		}
+		defer null.Close()
+		_ = unix.Dup3(int(null.Fd()), c.farFD, unix.O_CLOEXEC)
+		runtime.KeepAlive(c.far)
+	})
 }
 
 func (o *Outlet) add(s socket, file *os.File) error {
@@ -367,7 +386,7 @@ func (e *execError) Unwrap() error { return e.errno }
 
 // Abandon ends a helper that shall not become the command.
 func (c *Cell) Abandon() {
-	_ = c.far.Close()
+	c.letGoOfFar()
 	_ = c.wire.conn.Close()
 }
 
