@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -196,9 +197,17 @@ func TestDataDir(t *testing.T) {
 	}
 }
 
-// TestPrepare sets a child's environment; the child keeps the rest of its own.
+// TestPrepare sets a child's environment; the child keeps the rest of its own. In
+// a namespace the proxy has another address, and asks for no credentials.
 func TestPrepare(t *testing.T) {
-	h, _ := startProxy(t, nil)
+	t.Run("by environment", func(t *testing.T) { testPrepare(t, driverEnv) })
+	if runtime.GOOS == "linux" {
+		t.Run("sealed", func(t *testing.T) { testPrepare(t, driverSealed) })
+	}
+}
+
+func testPrepare(t *testing.T, driver string) {
+	h, _ := startProxy(t, func(c *Config) { c.Isolation = driver })
 	cmd := exec.Command("env")
 	cmd.Env = []string{"KEPT=1", "HTTPS_PROXY=http://elsewhere", "PATH=" + os.Getenv("PATH")}
 	if err := h.Prepare(cmd); err != nil {
@@ -214,6 +223,12 @@ func TestPrepare(t *testing.T) {
 		seen[name] = value
 	}
 	proxy := h.proxyURL()
+	if driver == driverSealed {
+		proxy = seen["HTTP_PROXY"]
+		if u, err := url.Parse(proxy); err != nil || u.User != nil || u.Hostname() != "127.0.0.1" || u.Port() == "" {
+			t.Errorf("got HTTP_PROXY %q, want a port of loopback without credentials", proxy)
+		}
+	}
 	want := map[string]string{"KEPT": "1", "NODE_USE_ENV_PROXY": "1"}
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
 		want[name] = proxy

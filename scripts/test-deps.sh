@@ -93,7 +93,8 @@ missing_packages() {
 	missing=
 	need() { "$@" >/dev/null 2>&1 || missing="$missing $package"; }
 	for pair in curl:curl wget:wget git:git openssl:openssl make:make python3:python3 \
-		unshare:util-linux flock:util-linux mount:mount keytool:default-jre-headless; do
+		unshare:util-linux flock:util-linux mount:mount keytool:default-jre-headless \
+		iptables:iptables nft:nftables ip:iproute2 sysctl:procps; do
 		package="${pair#*:}"
 		need have "${pair%%:*}"
 	done
