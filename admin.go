@@ -24,10 +24,19 @@ func (Admin) Routes() []caddy.AdminRoute {
 
 // Status is the answer of GET /starpod/status.
 type Status struct {
-	Tier    Tier           `json:"tier"`
-	CA      CAStatus       `json:"ca"`
-	Proxies []ProxyStatus  `json:"proxies"`
-	Counts  handler.Counts `json:"counts"`
+	Tier      Tier             `json:"tier"`
+	Namespace *NamespaceStatus `json:"namespace,omitempty"`
+	CA        CAStatus         `json:"ca"`
+	Proxies   []ProxyStatus    `json:"proxies"`
+	Counts    handler.Counts   `json:"counts"`
+}
+
+// NamespaceStatus describes the namespace that programs can join.
+type NamespaceStatus struct {
+	Name       string `json:"name"`
+	Path       string `json:"path"`
+	Host       string `json:"host"`        // address of the proxy's end
+	ResolvConf string `json:"resolv_conf"` // file for programs in it
 }
 
 // CAStatus describes the certificate authority.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,10 +27,14 @@ type App struct {
 	// proxy-ca-bundle.pem. Default: starpod in Caddy's data directory.
 	DataDir string `json:"data_dir,omitempty"`
 
-	// How clients are kept from going around the proxy: auto takes the
-	// strongest that works here, env relies on proxy environment variables.
+	// How clients are kept from going around the proxy: veth makes a network
+	// namespace for them, env relies on proxy environment variables. auto is veth
+	// where a site binds the namespace and the machine allows it, else env.
 	// Default: auto.
 	Isolation string `json:"isolation,omitempty"`
+
+	// The namespace of isolation veth.
+	Namespace *NamespaceConfig `json:"namespace,omitempty"`
 
 	// Where certificates for interception come from. Default: an authority in
 	// data_dir, made on first start.
@@ -41,9 +46,14 @@ type App struct {
 	proxies []*handler.Proxy
 	starts  []func() error
 	stats   *handler.Stats
-	tier    Tier
 	admin   []netip.AddrPort
 	logger  *zap.Logger
+	ctx     caddy.Context
+
+	isolating  sync.Once
+	isolateErr error
+	tier       Tier
+	space      *space // nil in tier 0
 
 	mu        sync.Mutex
 	authority *ca.Authority
@@ -81,11 +91,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.dir = dir
-	tier, err := chooseTier(a.Isolation)
-	if err != nil {
+	a.ctx = ctx
+	if err := checkServerIsolation(a.Isolation); err != nil {
 		return err
 	}
-	a.tier = tier
+	if _, err := a.Namespace.veth(); err != nil {
+		return fmt.Errorf("namespace: %w", err)
+	}
 	a.admin = tcpAddresses(adminListen(ctx))
 	if a.CA != nil {
 		return a.provisionIssuer(ctx)
@@ -101,6 +113,9 @@ func (a *App) Start() error {
 	if _, err := a.Authority(context.Background()); err != nil {
 		return err
 	}
+	if err := a.isolate(); err != nil {
+		return err
+	}
 	for _, start := range a.starts {
 		if err := start(); err != nil {
 			return err
@@ -113,8 +128,24 @@ func (a *App) Start() error {
 // Stop has nothing to end: the proxies clean up themselves.
 func (a *App) Stop() error { return nil }
 
+// Cleanup gives the namespace up, which ends with the last configuration that
+// uses it. It is called for configurations that failed to start as well.
+func (a *App) Cleanup() error {
+	if a.space == nil {
+		return nil
+	}
+	_, err := spaces.Delete(a.Namespace.name())
+	return err
+}
+
 // Listeners implements [handler.Runtime].
-func (a *App) Listeners() []netip.AddrPort { return a.admin }
+func (a *App) Listeners() []netip.AddrPort {
+	own := slices.Clone(a.admin)
+	if a.space != nil {
+		own = append(own, netip.AddrPortFrom(a.space.HostAddr(), 53))
+	}
+	return own
+}
 
 // Attach implements [handler.Runtime].
 func (a *App) Attach(p *handler.Proxy, start func() error) {
@@ -160,7 +191,8 @@ func (a *App) signer() (ca.Signer, error) {
 
 // Interface guards
 var (
-	_ caddy.App         = (*App)(nil)
-	_ caddy.Provisioner = (*App)(nil)
-	_ handler.Runtime   = (*App)(nil)
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+	_ handler.Runtime    = (*App)(nil)
 )

@@ -1,6 +1,8 @@
 package starpod
 
 import (
+	"strconv"
+
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -11,7 +13,13 @@ import (
 //
 //	starpod {
 //		data_dir  <folder>
-//		isolation auto|env
+//		isolation auto|veth|env
+//		namespace <name> {
+//			host_interface <name>
+//			peer_interface <name>
+//			subnet         <range>
+//			ports          <port>...
+//		}
 //		ca {
 //			issuer <name> ...
 //			root   <pem file>...
@@ -57,18 +65,67 @@ func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 		}
 	case "isolation":
 		if !d.AllArgs(&a.Isolation) {
-			return d.Err("isolation takes one of: auto, env")
+			return d.Err("isolation takes one of: auto, veth, env")
 		}
-		if _, err := chooseTier(a.Isolation); err != nil {
+		if err := checkServerIsolation(a.Isolation); err != nil {
 			return d.Err(err.Error())
 		}
 	case "namespace":
-		return d.Err("namespace is not available in this version, which has no network namespaces: use `isolation env`")
+		a.Namespace = new(NamespaceConfig)
+		return a.Namespace.unmarshal(d)
 	case "ca":
 		a.CA = new(CAConfig)
 		return a.CA.unmarshal(d)
 	default:
 		return d.Errf("unknown option %q of starpod", name)
+	}
+	return nil
+}
+
+func (c *NamespaceConfig) unmarshal(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		c.Name = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		if seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+		if err := c.unmarshalOption(d, name); err != nil {
+			return err
+		}
+	}
+	if _, err := c.veth(); err != nil {
+		return d.Err(err.Error())
+	}
+	return nil
+}
+
+func (c *NamespaceConfig) unmarshalOption(d *caddyfile.Dispenser, name string) error {
+	text := map[string]*string{"host_interface": &c.HostInterface, "peer_interface": &c.PeerInterface, "subnet": &c.Subnet}[name]
+	switch {
+	case text != nil:
+		if !d.AllArgs(text) {
+			return d.Errf("%s takes one value", name)
+		}
+	case name == "ports":
+		for _, word := range d.RemainingArgs() {
+			port, err := strconv.ParseUint(word, 10, 16)
+			if err != nil || port == 0 {
+				return d.Errf("%q is no port: write numbers from 1 to 65535", word)
+			}
+			c.Ports = append(c.Ports, uint16(port))
+		}
+		if len(c.Ports) == 0 {
+			return d.Err("ports takes at least one port")
+		}
+	default:
+		return d.Errf("unknown option %q of namespace", name)
 	}
 	return nil
 }

@@ -75,6 +75,9 @@ counted since the configuration was loaded. None of it is secret.`,
 func (s Status) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "isolation\ttier %d, %s\n", s.Tier.Level, s.Tier.Driver)
+	if n := s.Namespace; n != nil {
+		fmt.Fprintf(w, "namespace\t%s, %s, host end %s\n", n.Name, n.Path, n.Host)
+	}
 	for _, p := range s.Proxies {
 		how := "tunnels blindly"
 		if p.Intercept {

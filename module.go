@@ -10,6 +10,8 @@
 //   - http.handlers.starpod_secrets ([handler.Handler]): the proxy;
 //   - tls.get_certificate.starpod ([CertGetter]): its certificates, for
 //     ordinary TLS policies;
+//   - caddy.listeners.starpod_transparent ([Transparent]) and the network
+//     starpod/<namespace>, for clients that know of no proxy;
 //   - admin.api.starpod ([Admin]): GET /starpod/status;
 //   - the command `caddy starpod`.
 //
@@ -30,6 +32,8 @@ func init() {
 	caddy.RegisterModule(Admin{})
 	caddy.RegisterModule(CertGetter{})
 	caddy.RegisterModule(handler.Handler{})
+	caddy.RegisterModule(new(Transparent))
+	caddy.RegisterNetwork(networkName, listenNamespace)
 
 	httpcaddyfile.RegisterGlobalOption("starpod", parseGlobalOption)
 	httpcaddyfile.RegisterDirective("starpod_secrets", handler.ParseDirective)

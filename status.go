@@ -22,10 +22,13 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 		},
 		Counts: a.stats.Counts(),
 	}
+	if s := a.space; s != nil {
+		status.Namespace = &NamespaceStatus{Name: s.Name(), Path: s.Path(), Host: s.HostAddr().String(), ResolvConf: s.ResolvConf()}
+	}
 	for _, p := range a.proxies {
 		proxy := ProxyStatus{Intercept: p.Authority != nil, Listen: []string{}}
 		for _, addr := range p.Guard.Self() {
-			if !slices.Contains(a.admin, addr) {
+			if !slices.Contains(a.Listeners(), addr) {
 				proxy.Listen = append(proxy.Listen, addr.String())
 			}
 		}

@@ -1,8 +1,8 @@
 package starpod
 
 import (
+	"errors"
 	"fmt"
-	"runtime"
 )
 
 // Drivers of isolation, as `isolation` and --isolation name them.
@@ -19,17 +19,15 @@ type Tier struct {
 	Line   string `json:"line"`   // what the log says of it
 }
 
-// chooseTier judges what an isolation setting comes to on this machine.
-func chooseTier(isolation string) (Tier, error) {
+// checkServerIsolation reports settings that a server cannot have.
+func checkServerIsolation(isolation string) error {
 	switch isolation {
-	case "", "auto":
-		return envTier(envReason()), nil
-	case driverEnv:
-		return envTier("isolation env"), nil
-	case driverVeth, driverSealed:
-		return Tier{}, fmt.Errorf("isolation %s is not available in this version: use auto or env", isolation)
+	case "", "auto", driverVeth, driverEnv:
+		return nil
+	case driverSealed:
+		return errors.New("isolation sealed is for commands of `caddy starpod run`: use auto, veth or env here")
 	}
-	return Tier{}, fmt.Errorf("%q is no isolation: choose auto or env", isolation)
+	return fmt.Errorf("%q is no isolation: choose auto, veth or env", isolation)
 }
 
 // namespaceTier is what a driver comes to that works.
@@ -39,15 +37,4 @@ func namespaceTier(driver string) Tier {
 
 func envTier(reason string) Tier {
 	return Tier{Driver: driverEnv, Line: "proxy: env var mode (" + reason + ")"}
-}
-
-// envReason says in the words of Starpod's own proxy why there is no namespace.
-func envReason() string {
-	if runtime.GOOS == "darwin" {
-		return "netns unavailable: macos"
-	}
-	if runtime.GOOS == "linux" && !hasNetAdmin() {
-		return "missing CAP_NET_ADMIN"
-	}
-	return "netns unavailable: " + runtime.GOOS
 }

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package starpod
-
-func hasNetAdmin() bool { return false }
