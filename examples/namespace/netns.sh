@@ -1,0 +1,13 @@
+#!/bin/sh
+# Runs a command as another user in the namespace of examples/namespace.Caddyfile.
+# As root. Arguments: the user, and the command.
+set -eu
+user=$1
+shift
+bundle=/var/lib/starpod/proxy-ca-bundle.pem
+# Without the capabilities that root has even in there, and no way to regain them.
+exec ip netns exec starpod-ns \
+	setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups \
+	--bounding-set=-all --inh-caps=-all --no-new-privs \
+	env SSL_CERT_FILE="$bundle" CURL_CA_BUNDLE="$bundle" NODE_EXTRA_CA_CERTS="$bundle" REQUESTS_CA_BUNDLE="$bundle" \
+	"$@"
