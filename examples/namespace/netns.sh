@@ -4,7 +4,9 @@
 set -eu
 user=$1
 shift
-bundle=/var/lib/starpod/proxy-ca-bundle.pem
+# The folder of the proxy is closed to others, since it holds the keys.
+bundle=/run/starpod-ca-bundle.pem
+install -m 644 /var/lib/starpod/proxy-ca-bundle.pem "$bundle"
 # Without the capabilities that root has even in there, and no way to regain them.
 exec ip netns exec starpod-ns \
 	setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups \
