@@ -93,7 +93,7 @@ missing_packages() {
 	missing=
 	need() { "$@" >/dev/null 2>&1 || missing="$missing $package"; }
 	for pair in curl:curl wget:wget git:git openssl:openssl make:make python3:python3 \
-		unshare:util-linux flock:util-linux mount:mount keytool:default-jre-headless \
+		unshare:util-linux flock:util-linux mount:mount keytool:default-jdk-headless javac:default-jdk-headless \
 		iptables:iptables nft:nftables ip:iproute2 sysctl:procps; do
 		package="${pair#*:}"
 		need have "${pair%%:*}"
@@ -120,7 +120,7 @@ if [ -n "$packages" ]; then
 	say "installing $packages"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -qq >&2
-	mkdir -p /usr/share/man/man1 # slim images lack it, and the JRE wants it
+	mkdir -p /usr/share/man/man1 # slim images lack it, and Java wants it
 	# shellcheck disable=SC2086 # one word is one package
 	apt-get install -y -qq --no-install-recommends $packages >&2
 	packages="$(missing_packages)"

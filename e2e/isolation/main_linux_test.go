@@ -23,6 +23,12 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			return
+		case stubbornMode:
+			if err := stubborn(os.Args[2], os.Args[3]); err != nil {
+				fmt.Fprintln(os.Stderr, "stubborn:", err)
+				os.Exit(1)
+			}
+			return
 		case attemptMode:
 			makeAttempt(os.Args[2], os.Args[3:])
 			return
