@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -26,7 +27,9 @@ func stubborn(target, dial string) error {
 	roots.AppendCertsFromPEM(pem)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
 	if dial != "" {
-		transport.Dial = func(network, _ string) (net.Conn, error) { return net.Dial(network, dial) }
+		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, dial)
+		}
 	}
 	r, err := http.NewRequest(http.MethodGet, target, nil)
 	if err != nil {
