@@ -35,7 +35,9 @@ func TestMain(m *testing.M) {
 		}
 	}
 	if os.Geteuid() != 0 || os.Getenv(insideVariable) != "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		_ = os.Remove(builtCaddy())
+		os.Exit(code)
 	}
 	self, err := os.Executable()
 	if err != nil {

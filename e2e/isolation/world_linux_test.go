@@ -94,6 +94,10 @@ func caddyBinary(t testing.TB) string {
 	return path
 }
 
+func builtCaddy() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("starpod-isolation-caddy-%d", os.Getpid()))
+}
+
 var buildCaddy = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("STARPOD_TEST_BINARY"); path != "" {
 		return filepath.Abs(path)
@@ -102,7 +106,7 @@ var buildCaddy = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("starpod-isolation-caddy-%d", os.Getpid()))
+	path := builtCaddy()
 	cmd := exec.Command("go", "build", "-o", path, "./cmd/caddy")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
