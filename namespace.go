@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -14,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/starpod/caddy-starpod/handler"
 	"github.com/starpod/caddy-starpod/netns"
 )
 
@@ -64,82 +63,6 @@ func (c *NamespaceConfig) veth() (netns.VethConfig, error) {
 	return v, v.Validate()
 }
 
-// spaces has the namespaces of this process by their configured names. A reload
-// finds them there, so that the programs in them notice nothing of it.
-var spaces = caddy.NewUsagePool()
-
-// space is a namespace, and the ports of its host end that sites listen on.
-type space struct {
-	*netns.Veth
-	config netns.VethConfig
-
-	mu    sync.Mutex
-	ports map[uint16]int // listeners of each
-	led   uint16         // the port that programs are led to
-}
-
-// Destruct implements caddy.Destructor.
-func (s *space) Destruct() error { return s.Close() }
-
-// openSpace returns the namespace, which is made if it is not there. Each success
-// wants one spaces.Delete.
-func openSpace(c netns.VethConfig, log *zap.Logger) (*space, error) {
-	value, loaded, err := spaces.LoadOrNew(c.Name, func() (caddy.Destructor, error) {
-		made := c
-		made.Logger = log
-		veth, err := netns.OpenVeth(made)
-		if err != nil {
-			return nil, err
-		}
-		return &space{Veth: veth, config: c, ports: make(map[uint16]int)}, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	s := value.(*space)
-	if loaded && !reflect.DeepEqual(s.config, c) {
-		_, err := spaces.Delete(c.Name)
-		return nil, errors.Join(fmt.Errorf("the settings of namespace %s changed, and programs may be in it: restart Caddy, or give it another name", c.Name), err)
-	}
-	return s, nil
-}
-
-// join counts a listener more at a port.
-func (s *space) join(port uint16) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ports[port]++
-	return s.lead()
-}
-
-func (s *space) leave(port uint16) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ports[port]--; s.ports[port] == 0 {
-		delete(s.ports, port)
-	}
-	return s.lead()
-}
-
-// lead leads programs to the lowest port that is open. With none they are left
-// where they were led before, and nobody answers there.
-func (s *space) lead() error {
-	lowest := uint16(0)
-	for port := range s.ports {
-		if lowest == 0 || port < lowest {
-			lowest = port
-		}
-	}
-	if lowest == 0 || lowest == s.led {
-		return nil
-	}
-	if err := s.Redirect(lowest); err != nil {
-		return err
-	}
-	s.led = lowest
-	return nil
-}
-
 // isolate makes the namespace where one is wanted and possible, and chooses the
 // tier. Whoever needs it first calls it: apps start in no particular order.
 func (a *App) isolate() error {
@@ -154,7 +77,7 @@ func (a *App) chooseIsolation() error {
 		a.tier = envTier("isolation env")
 		return nil
 	case a.Isolation != driverVeth && !a.bindsNamespace(name):
-		a.tier = envTier("no site binds starpod/" + name)
+		a.tier = envTier(unboundReason(name))
 		return nil
 	}
 	config, err := a.Namespace.veth()
@@ -162,9 +85,9 @@ func (a *App) chooseIsolation() error {
 		return err
 	}
 	s, err := openSpace(config, a.logger)
-	if unavailable := (*netns.Unavailable)(nil); err != nil && a.Isolation != driverVeth && errors.As(err, &unavailable) {
+	if err != nil && a.Isolation != driverVeth && !errors.Is(err, errChanged) {
 		a.logger.Warn("isolation veth is not available; programs that ignore proxy variables reach the network", zap.Error(err))
-		a.tier = envTier(unavailable.Reason)
+		a.tier = envTier(netns.Why(err))
 		return nil
 	}
 	if err != nil {
@@ -172,6 +95,20 @@ func (a *App) chooseIsolation() error {
 	}
 	a.space, a.tier = s, namespaceTier(driverVeth)
 	return nil
+}
+
+// unboundReason says why there is no namespace where no site binds one. That this
+// machine could not have one comes first.
+func unboundReason(name string) string {
+	switch {
+	case runtime.GOOS == "darwin":
+		return "netns unavailable: macos"
+	case runtime.GOOS != "linux":
+		return "netns unavailable: " + runtime.GOOS
+	case !hasNetAdmin():
+		return "missing CAP_NET_ADMIN"
+	}
+	return "no site binds starpod/" + name
 }
 
 // bindsNamespace reports whether a site of the configuration does.
@@ -223,39 +160,7 @@ func listenNamespace(ctx context.Context, _, host, portRange string, portOffset 
 	if err != nil {
 		return nil, err
 	}
-	opened, err := address.Listen(ctx, portOffset, config)
-	if err != nil {
-		return nil, err
-	}
-	inner := opened.(net.Listener)
-	l := &namespaceListener{space: app.space, port: uint16(address.StartPort + portOffset), TransparentListener: handler.TransparentListener{
-		Listener: inner, From: app.space.PeerAddr(),
-		Original: netns.OriginalDst, Name: app.space.Names().Name, Trusted: true, Log: app.logger,
-	}}
-	if err := app.space.join(l.port); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	go func() {
-		if err := app.space.Check(caddyCtx); err != nil && caddyCtx.Err() == nil {
-			app.logger.Warn("programs in the namespace do not reach the proxy", zap.Error(err))
-		}
-	}()
-	return l, nil
-}
-
-// namespaceListener is what a site of one configuration listens on.
-type namespaceListener struct {
-	handler.TransparentListener
-	space *space
-	port  uint16
-	once  sync.Once
-}
-
-// Close implements net.Listener.
-func (l *namespaceListener) Close() error {
-	var left error
-	l.once.Do(func() { left = l.space.leave(l.port) })
-	return errors.Join(l.Listener.Close(), left)
+	return app.space.listen(ctx, address.At(portOffset), config)
 }
 
 // idleListener accepts nothing.

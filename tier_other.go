@@ -1,0 +1,5 @@
+//go:build !linux
+
+package starpod
+
+func hasNetAdmin() bool { return false }
