@@ -19,13 +19,10 @@ import (
 const stubbornMode = "stubborn"
 
 func stubborn(target, dial string) error {
-	pem, err := os.ReadFile(os.Getenv("SSL_CERT_FILE"))
+	transport, err := stubbornTransport()
 	if err != nil {
 		return err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
 	if dial != "" {
 		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, dial)
@@ -45,6 +42,16 @@ func stubborn(target, dial string) error {
 		return fmt.Errorf("got status %s", response.Status)
 	}
 	return nil
+}
+
+func stubbornTransport() (*http.Transport, error) {
+	pem, err := os.ReadFile(os.Getenv("SSL_CERT_FILE"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}, nil
 }
 
 // TestIntercepts swaps for clients that know nothing of the proxy, or want to know

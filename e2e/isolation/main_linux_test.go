@@ -29,6 +29,12 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			return
+		case steadyMode:
+			if err := steady(os.Args[2]); err != nil {
+				fmt.Fprintln(os.Stderr, "steady:", err)
+				os.Exit(1)
+			}
+			return
 		case attemptMode:
 			makeAttempt(os.Args[2], os.Args[3:])
 			return

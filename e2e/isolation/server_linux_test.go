@@ -129,12 +129,14 @@ func TestServer(t *testing.T) {
 			return len(entries)
 		}
 		rules, open := shell(t, "ip netns; iptables-save | grep -c STARPOD"), descriptors()
+		resident := w.resident(t, bundle, token)
 		for range 100 {
 			out, err := exec.Command(w.caddy, "reload", "--force", "--adapter", "caddyfile", "--config", config, "--address", "127.0.0.1:8181").CombinedOutput()
 			if err != nil {
 				t.Fatalf("reloading: %v\n%s", err, out)
 			}
 		}
+		resident()
 		w.curl(t, "starpod-ns", bundle, "-H", header, "https://"+apiName+"/")
 		if got := w.api.Last(t).Header.Get("X-Key"); got != canary {
 			t.Errorf("after reloads: got %q, want the value", got)
