@@ -1,6 +1,7 @@
 # make run    build, and run the proxy with examples/Caddyfile
 # make test   install what the tests lack (as root) and run everything
 # make demo   the main job by itself, offline
+# make clients  which programs it works with, into docs/clients.md (as root)
 # make build, lint, fuzz, xcaddy: see below
 
 GO ?= go
@@ -10,7 +11,7 @@ FUZZTIME ?= 30s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run demo test lint fuzz xcaddy clean
+.PHONY: build run demo test clients lint fuzz xcaddy clean
 
 build:
 	$(GO) build -trimpath -o caddy ./cmd/caddy
@@ -25,6 +26,10 @@ demo: build
 test:
 	scripts/test-deps.sh
 	$(GO) test -race -timeout 20m ./...
+
+clients:
+	scripts/test-deps.sh
+	$(GO) test -count=1 -timeout 20m -run TestClients ./e2e/isolation -args -write-clients
 
 lint:
 	scripts/lint.sh '$(STATICCHECK)' '$(GOVULNCHECK)'

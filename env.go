@@ -3,6 +3,8 @@ package starpod
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,7 @@ const (
 	trustStoreFile     = "truststore.p12" // Java
 	trustStorePassword = "changeit"       // Java's own default; what it guards is public
 	wgetrcFile         = "wgetrc"
+	phpFolder          = "php" // holds an .ini file
 )
 
 // bundleVariables name the bundle to one family of clients each.
@@ -25,6 +28,8 @@ var bundleVariables = []string{
 	"CURL_CA_BUNDLE",                     // curl
 	"GIT_SSL_CAINFO",                     // git
 	"PIP_CERT",                           // pip
+	"npm_config_cafile",                  // npm, also where an npmrc names another
+	"PERL_LWP_SSL_CA_FILE",               // Perl's LWP
 	"AWS_CA_BUNDLE",                      // AWS CLI and SDKs
 	"CARGO_HTTP_CAINFO",                  // cargo
 	"DENO_CERT",                          // Deno
@@ -57,6 +62,7 @@ func (e clientEnv) list() []string {
 	if e.dir != "" {
 		env = append(env,
 			"SYSTEM_WGETRC="+filepath.Join(e.dir, wgetrcFile),
+			"PHP_INI_SCAN_DIR=:"+filepath.Join(e.dir, phpFolder), // behind the folder that PHP was built with
 			"JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore="+filepath.Join(e.dir, trustStoreFile)+
 				" -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword="+trustStorePassword)
 	}
@@ -64,15 +70,19 @@ func (e clientEnv) list() []string {
 }
 
 // writeClientFiles writes what clients need that read neither the bundle nor a
-// variable that names one: Java, and wget, which is linked with GnuTLS on Debian.
-func writeClientFiles(dir, bundle string, roots []*x509.Certificate) error {
-	if err := ca.WriteTrustStore(filepath.Join(dir, trustStoreFile), trustStorePassword, roots); err != nil {
+// variable that names one: Java, PHP, and wget, which is linked with GnuTLS on
+// Debian.
+func writeClientFiles(dir *tempDir, bundle string, roots []*x509.Certificate) error {
+	if err := ca.WriteTrustStore(filepath.Join(dir.path, trustStoreFile), trustStorePassword, roots); err != nil {
 		return err
 	}
 	// The file stands in for the system's, so what that says is said again.
 	system, _ := os.ReadFile("/etc/wgetrc")
-	text := append(bytes.TrimRight(system, "\n"), "\nca_certificate = "+bundle+"\n"...)
-	return os.WriteFile(filepath.Join(dir, wgetrcFile), text, 0o644)
+	wgetrc := append(bytes.TrimRight(system, "\n"), "\nca_certificate = "+bundle+"\n"...)
+	ini := fmt.Sprintf("curl.cainfo = %q\nopenssl.cafile = %[1]q\n", bundle)
+	return errors.Join(
+		dir.write(wgetrcFile, wgetrc),
+		dir.write(filepath.Join(phpFolder, "starpod.ini"), []byte(ini)))
 }
 
 // mergeEnv returns base with the variables of extra put in or replaced.

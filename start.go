@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -191,7 +190,7 @@ func (h *Handle) makeFolder() (err error) {
 	h.dir = h.temp.path
 	h.resolver = filepath.Join(h.dir, "resolv.conf")
 	// Every address is the name service there; this is the one that it reserves.
-	return os.WriteFile(h.resolver, []byte("nameserver 198.18.0.1\n"), 0o644)
+	return h.temp.write("resolv.conf", []byte("nameserver 198.18.0.1\n"))
 }
 
 // makeAuthority prepares interception and the files that clients trust it by.
@@ -222,7 +221,7 @@ func (h *Handle) makeAuthority(c Config) (err error) {
 	if bundle.SystemRoots == "" {
 		h.log.Warn("no file with the system's roots found; clients will trust the proxy's root alone")
 	}
-	return writeClientFiles(h.dir, h.CABundle, authority.Roots())
+	return writeClientFiles(h.temp, h.CABundle, authority.Roots())
 }
 
 func (h *Handle) listen(ctx context.Context, addr string) error {

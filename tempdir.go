@@ -37,6 +37,18 @@ func makeTempDir() (*tempDir, error) {
 	return d, nil
 }
 
+// write writes a file that everybody may read, whatever the umask is, in a folder
+// that it makes.
+func (d *tempDir) write(name string, content []byte) error {
+	path := filepath.Join(d.path, name)
+	if folder := filepath.Dir(path); folder != d.path {
+		if err := errors.Join(os.Mkdir(folder, 0o755), os.Chmod(folder, 0o755)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.WriteFile(path, content, 0o644), os.Chmod(path, 0o644))
+}
+
 func (d *tempDir) remove() error {
 	err := os.RemoveAll(d.path)
 	if d.lock != nil {

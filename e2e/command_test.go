@@ -210,7 +210,7 @@ func TestTheEnvironmentOfTheCommand(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-		"GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT",
+		"GIT_SSL_CAINFO", "PIP_CERT", "npm_config_cafile", "PERL_LWP_SSL_CA_FILE", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT",
 		"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "NIX_SSL_CERT_FILE", "SYSTEM_WGETRC"} {
 		if !filepath.IsAbs(env[name]) {
 			t.Errorf("%s: got %q, want an absolute path", name, env[name])

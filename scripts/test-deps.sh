@@ -4,6 +4,8 @@
 #   test-deps.sh          check everything; as root install what is missing with
 #                         apt-get, else say what to install and exit with 1
 #   test-deps.sh --node   only the Node binary; prints its path on stdout
+#   test-deps.sh --node-libraries
+#                         only the libraries for Node; prints their folder
 #
 # Node takes its proxy from the environment (NODE_USE_ENV_PROXY) from 22.21 on
 # and from 24.5 on. An older one is left alone: a current binary comes from npm
@@ -73,10 +75,28 @@ install_node() {
 	}
 }
 
-if [ "${1-}" = --node ]; then
+# install_libraries: prints the folder whose node_modules has undici.
+install_libraries() {
+	mkdir -p "$cache/libraries"
+	(
+		flock 9
+		[ -f "$cache/libraries/node_modules/undici/package.json" ] && exit 0
+		npm install --prefix "$cache/libraries" --no-save --no-audit --no-fund --ignore-scripts \
+			--loglevel=error undici@7 >&2
+	) 9>"$cache/.lock" || return 1
+	echo "$cache/libraries"
+}
+
+case "${1-}" in
+--node)
 	install_node
 	exit
-fi
+	;;
+--node-libraries)
+	install_libraries
+	exit
+	;;
+esac
 
 # npm_package: what brings npm. Debian's npm brings Node too; NodeSource's nodejs
 # holds npm and conflicts with Debian's.
@@ -86,6 +106,16 @@ npm_package() {
 	else
 		echo npm
 	fi
+}
+
+# need_clients: the clients of docs/clients.md, for missing_packages.
+need_clients() {
+	for package in ruby php-cli php-curl libwww-perl liblwp-protocol-https-perl \
+		python3-requests python3-httpx python3-aiohttp python3-pip cargo librust-ureq-dev librust-native-tls-dev; do
+		need sh -c "dpkg-query -W -f '\${Status}' $package | grep -q 'ok installed'"
+	done
+	package="$(npm_package)"
+	need have npm
 }
 
 # missing_packages: the Debian packages that are missing, on one line.
@@ -102,12 +132,9 @@ missing_packages() {
 	need test -s /etc/ssl/certs/ca-certificates.crt
 	package="gcc libc6-dev"
 	need sh -c 'echo "#include <stdlib.h>" | gcc -fsyntax-only -x c -'
+	need_clients
 	package=git
 	have git && need test -x "$(git --exec-path)/git-http-backend"
-	node_there >/dev/null 2>&1 || {
-		package="$(npm_package)"
-		need have npm
-	}
 	echo "$missing" | tr ' ' '\n' | sort -u | tr '\n' ' ' | sed 's/^ *//; s/ *$//'
 }
 
@@ -145,3 +172,4 @@ else
 fi
 
 install_node >/dev/null
+install_libraries >/dev/null

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +19,10 @@ import (
 // and perhaps names, too: its arguments are a URL and "" or an address to dial.
 const stubbornMode = "stubborn"
 
+// politeMode makes it one that does as the standard library does by itself. Its
+// argument is a URL.
+const politeMode = "polite"
+
 func stubborn(target, dial string) error {
 	transport, err := stubbornTransport()
 	if err != nil {
@@ -28,12 +33,17 @@ func stubborn(target, dial string) error {
 			return new(net.Dialer).DialContext(ctx, network, dial)
 		}
 	}
+	return show(&http.Client{Transport: transport}, target)
+}
+
+// show prints the answer.
+func show(client *http.Client, target string) error {
 	r, err := http.NewRequest(http.MethodGet, target, nil)
 	if err != nil {
 		return err
 	}
 	r.Header.Set("X-Key", os.Getenv("API_KEY"))
-	response, err := (&http.Client{Transport: transport}).Do(r)
+	response, err := client.Do(r)
 	if err != nil {
 		return err
 	}
@@ -41,7 +51,8 @@ func stubborn(target, dial string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("got status %s", response.Status)
 	}
-	return nil
+	_, err = io.Copy(os.Stdout, response.Body)
+	return err
 }
 
 func stubbornTransport() (*http.Transport, error) {

@@ -6,6 +6,7 @@ package isolation
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"testing"
@@ -26,6 +27,12 @@ func TestMain(m *testing.M) {
 		case stubbornMode:
 			if err := stubborn(os.Args[2], os.Args[3]); err != nil {
 				fmt.Fprintln(os.Stderr, "stubborn:", err)
+				os.Exit(1)
+			}
+			return
+		case politeMode:
+			if err := show(http.DefaultClient, os.Args[2]); err != nil {
+				fmt.Fprintln(os.Stderr, "polite:", err)
 				os.Exit(1)
 			}
 			return
