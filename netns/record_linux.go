@@ -135,5 +135,5 @@ func (r *record) makeFolder(path string) error {
 		return fmt.Errorf("making a folder: %w", err)
 	}
 	r.Folders = append(r.Folders, path)
-	return r.save()
+	return errors.Join(r.save(), os.Chmod(path, 0o755)) // whatever the umask is
 }

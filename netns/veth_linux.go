@@ -172,7 +172,9 @@ func (v *Veth) make(tables *iptables.IPTables) error {
 	if err := v.record.makeFolder(filepath.Dir(v.ResolvConf())); err != nil {
 		return err
 	}
-	return os.WriteFile(v.ResolvConf(), []byte("nameserver "+v.host.String()+"\n"), 0o644)
+	return errors.Join(
+		os.WriteFile(v.ResolvConf(), []byte("nameserver "+v.host.String()+"\n"), 0o644),
+		os.Chmod(v.ResolvConf(), 0o644)) // whatever the umask is
 }
 
 // makeNamespace makes it where ip(8) finds it.
