@@ -63,7 +63,7 @@ func Seal(cmd *exec.Cmd, c CellConfig) (*Cell, error) {
 	case c.Namespace == "":
 		cmd.Args = append([]string{helperName, modeSealed}, portTexts(c.Ports)...)
 		cmd.SysProcAttr = helperAttributes(cmd.SysProcAttr, c)
-	case c.Late:
+	case c.Late || !hasUserNamespaces():
 		cmd.Args = []string{helperName, modeJoin, c.Namespace}
 		cmd.SysProcAttr = joinAttributes(cmd.SysProcAttr)
 		cell.program.Become = c.User
@@ -119,6 +119,15 @@ func helperAttributes(attr *syscall.SysProcAttr, c CellConfig) *syscall.SysProcA
 	attr.GidMappings = idMap(gid, groups)
 	attr.AmbientCaps = helperCapabilities
 	return attr
+}
+
+// hasUserNamespaces reports whether this process may make one. The kernel makes it
+// before it finds that there is nothing to execute.
+func hasUserNamespaces() bool {
+	cmd := exec.Command("/proc/self/exe/nothing")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS}
+	err := cmd.Start()
+	return errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT)
 }
 
 // joinAttributes are for a helper of root that enters a namespace by itself.

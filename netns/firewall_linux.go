@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/google/nftables"
@@ -170,67 +171,81 @@ func (f *firewall) remove() error {
 	return nil
 }
 
-// firewallTables are those of iptables that we use.
-var firewallTables = []string{"filter", "nat"}
+// firewallChains are those of iptables that our jumps are in, by their tables.
+var firewallChains = map[string][]string{"filter": {"INPUT", "FORWARD"}, "nat": {"PREROUTING"}}
 
-// missingTables returns those that do not exist yet. iptables makes them, and its
-// own chains in them, when it is called for the first time, and never removes
-// them (with nftables below; the older kernel interface has no such notion).
+// missingTables returns the tables that do not exist yet, and as table/chain the
+// chains missing in those that do. iptables makes them when it is called for the
+// first time, and never removes them (with nftables below; the older kernel
+// interface has no such notion).
 func missingTables() []string {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil
 	}
-	there, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return nil
+	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {
 		return nil
 	}
 	var missing []string
-	for _, name := range firewallTables {
-		if !slices.ContainsFunc(there, func(t *nftables.Table) bool { return t.Name == name }) {
+	for name, own := range firewallChains {
+		if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }) {
 			missing = append(missing, name)
+			continue
+		}
+		for _, chain := range own {
+			if !slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == name && c.Name == chain }) {
+				missing = append(missing, name+"/"+chain)
+			}
 		}
 	}
 	return missing
 }
 
-// removeTables removes tables of iptables that nobody has put anything into.
+// removeTables removes tables and chains of iptables that nobody has put anything
+// into.
 func removeTables(names []string) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
 	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
-		table := &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4}
-		empty, err := isEmptyTable(conn, table)
-		if err != nil {
-			return err
+		table, chain, single := strings.Cut(name, "/")
+		own := slices.DeleteFunc(slices.Clone(chains), func(c *nftables.Chain) bool {
+			return c.Table.Name != table || single && c.Name != chain
+		})
+		empty := len(own) > 0
+		for _, c := range own {
+			if empty, err = isEmptyChain(conn, c); err != nil {
+				return err
+			}
+			if !empty {
+				break
+			}
 		}
-		if empty {
-			conn.DelTable(table)
+		switch {
+		case empty && single:
+			conn.DelChain(own[0])
+		case empty:
+			conn.DelTable(own[0].Table)
 		}
 	}
 	return conn.Flush()
 }
 
-func isEmptyTable(conn *nftables.Conn, table *nftables.Table) (bool, error) {
-	chains, err := conn.ListChainsOfTableFamily(table.Family)
-	if err != nil {
-		return false, err
-	}
-	found := false
-	for _, chain := range chains {
-		if chain.Table.Name != table.Name {
-			continue
-		}
-		found = true
-		rules, err := conn.GetRules(table, chain)
-		changed := chain.Policy != nil && *chain.Policy != nftables.ChainPolicyAccept
-		if err != nil || len(rules) > 0 || changed || chain.Hooknum == nil {
-			return false, err
-		}
-	}
-	return found, nil
+// isEmptyChain reports whether a chain is as iptables makes its own.
+func isEmptyChain(conn *nftables.Conn, chain *nftables.Chain) (bool, error) {
+	rules, err := conn.GetRules(chain.Table, chain)
+	changed := chain.Policy != nil && *chain.Policy != nftables.ChainPolicyAccept
+	return err == nil && len(rules) == 0 && !changed && chain.Hooknum != nil, err
 }
 
 // ends are the first two addresses of a subnet.

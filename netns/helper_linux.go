@@ -64,7 +64,7 @@ func (h *helper) run(mode string, args []string) (status int, err error) {
 	if err := h.wire.receive(&p); err != nil {
 		return statusFailed, nil // whoever started this has ended, or does not want it any more
 	}
-	err = h.become(p)
+	err = h.become(mode, p)
 	failure := failed{Error: err.Error()}
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		failure.Errno = int(errno)
@@ -102,12 +102,17 @@ func (h *helper) open(mode string, args []string) error {
 
 // become takes from this process what the program shall not have, and executes
 // it. It returns only what went wrong.
-func (h *helper) become(p program) error {
+func (h *helper) become(mode string, p program) error {
 	if err := coverAll(p.Covers, p.ResolvConf); err != nil {
 		return err
 	}
 	if err := dropPrivileges(p.Become); err != nil {
 		return err
+	}
+	if mode == modeJoin {
+		if err := confineTracing(); err != nil {
+			return err
+		}
 	}
 	if err := filterCalls(); err != nil {
 		return err

@@ -23,7 +23,7 @@ type record struct {
 	Name          string   `json:"name"`
 	Inode         uint64   `json:"inode,omitempty"` // of the namespace; 0 while it is being made
 	HostInterface string   `json:"host_interface"`
-	Tables        []string `json:"tables,omitempty"`  // of iptables, which did not exist before any instance
+	Tables        []string `json:"tables,omitempty"`  // of iptables, and table/chain, which did not exist before any instance
 	Folders       []string `json:"folders,omitempty"` // likewise; inner ones last
 	file          *os.File
 }

@@ -2,12 +2,17 @@ package isolation
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
 // Addresses of the world that the tests make; see world.
@@ -113,7 +118,10 @@ func (w *world) escapes(user bool) []escape {
 // userEscapes are for an ordinary user.
 func (w *world) userEscapes() []escape {
 	return []escape{
-		{"a set-user-ID program", to("become root", w.setuid), "^0$", `^` + ordinaryID + `$`, ""},
+		{"the files of another process of the user", to("open", "/proc/"+w.bystander+"/root/etc/passwd"), `bytes$`, denied, denied},
+		{"the memory of another process of the user", to("open", "/proc/"+w.bystander+"/mem"), ``, denied, denied},
+		{"the network of another process of the user", to("setns", "/proc/"+w.bystander+"/ns/net"), "^EPERM$", denied, denied},
+		{"a set-user-ID program", to("become root", w.setuid), "^0$", `^` + ordinaryID + `$`, `^` + ordinaryID + `$`},
 	}
 }
 
@@ -121,6 +129,8 @@ func (w *world) userEscapes() []escape {
 // isolation the same attempts succeed.
 func TestEscapes(t *testing.T) {
 	w := newWorld(t)
+	makeChroot(t)
+	w.startBystander(t)
 	for _, mode := range []struct {
 		name   string
 		flags  []string
@@ -133,10 +143,13 @@ func TestEscapes(t *testing.T) {
 		{"sealed, as a user", []string{"--isolation", "sealed"}, true, append(w.escapes(true), w.userEscapes()...), func(e escape) string { return e.sealed }},
 		{"sealed, as root", []string{"--isolation", "sealed"}, false, w.escapes(false), func(e escape) string { return e.sealed }},
 		{"veth, as root", []string{"--isolation", "veth"}, false, w.escapes(false), func(e escape) string { return e.veth }},
+		{"veth, for a user", []string{"--isolation", "veth", "--user", ordinaryID}, false, append(w.escapes(false), w.userEscapes()...), func(e escape) string { return e.veth }},
+		{"veth, as root without user namespaces", []string{"--isolation", "veth"}, false, w.escapes(false), func(e escape) string { return e.veth }},
+		{"veth, for a user without user namespaces", []string{"--isolation", "veth", "--user", ordinaryID}, false, append(w.escapes(false), w.userEscapes()...), func(e escape) string { return e.veth }},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			before := w.resolver.Queries("exfil.test")
-			results, log := w.attack(t, mode.user, mode.flags, mode.list)
+			results, log := w.attack(t, mode.user, strings.HasSuffix(mode.name, "without user namespaces"), mode.flags, mode.list)
 			for i, e := range mode.list {
 				want := mode.expect(e)
 				if want != "" && !regexp.MustCompile(want).MatchString(results[i]) {
@@ -157,7 +170,7 @@ func TestEscapes(t *testing.T) {
 }
 
 // attack runs the list inside and returns what came of each, and the proxy's log.
-func (w *world) attack(t *testing.T, user bool, flags []string, list []escape) (results []string, log string) {
+func (w *world) attack(t *testing.T, user, chroot bool, flags []string, list []escape) (results []string, log string) {
 	t.Helper()
 	var tried []attempt
 	for _, e := range list {
@@ -169,6 +182,11 @@ func (w *world) attack(t *testing.T, user bool, flags []string, list []escape) (
 	}
 	flags = append([]string{"--env-file", w.hiddenFile, "--data-dir", w.dataDir(user), "--log-level", "info"}, flags...)
 	cmd := w.run(t, user, flags, w.attacker, attackMode)
+	if chroot {
+		run := cmd
+		cmd = exec.Command("sh", append([]string{"-c", withoutUserNamespaces, "sh"}, run.Args...)...)
+		cmd.Dir, cmd.Env = run.Dir, run.Env
+	}
 	cmd.Stdin = strings.NewReader(string(input))
 	inherited, err := os.Open(w.hiddenFile)
 	if err != nil {
@@ -191,4 +209,22 @@ func output(t *testing.T, cmd *exec.Cmd) (stdout, stderr string) {
 		t.Fatalf("%s: %v\n%s\n%s", filepath.Base(cmd.Path), err, &out, &log)
 	}
 	return out.String(), log.String()
+}
+
+// startBystander starts a process of the ordinary user that no isolation holds.
+func (w *world) startBystander(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("setpriv", "--reuid="+ordinaryID, "--regid="+ordinaryID, "--clear-groups", "sleep", "infinity")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	w.bystander = strconv.Itoa(cmd.Process.Pid)
+	testbench.Await(t, 10*time.Second, func() error {
+		name, err := os.ReadFile("/proc/" + w.bystander + "/comm")
+		if err == nil && string(name) != "sleep\n" {
+			err = fmt.Errorf("got a process %s", name)
+		}
+		return err
+	})
 }

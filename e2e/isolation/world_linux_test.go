@@ -39,6 +39,7 @@ type world struct {
 	dir, openDir       string // openDir is readable for everybody
 	caddy, attacker    string
 	hiddenFile         string
+	bystander          string // process id
 	hiddenLink, setuid string
 	resolver           *nameServer
 	pki                *testbench.PKI
