@@ -300,7 +300,11 @@ func (h *Handle) Shutdown(ctx context.Context) error {
 	var err error
 	if h.server != nil {
 		// Connections to the proxy that carry a tunnel are hijacked and end with it.
-		if err = h.server.Shutdown(ctx); err != nil {
+		// A command that has just ended has closed its listeners.
+		if err = h.server.Shutdown(ctx); errors.Is(err, net.ErrClosed) {
+			err = nil
+		}
+		if err != nil {
 			err = errors.Join(err, h.server.Close())
 		}
 		err = errors.Join(err, h.proxy.Close(ctx))
