@@ -96,7 +96,7 @@ func (w *world) escapes(user bool) []escape {
 		{"an address by netlink", to("addr"), "^done$", "not permitted", "not permitted"},
 		{"a route by netlink", to("route"), "^done$", "not permitted", "not permitted"},
 		{"no firewall any more", to("flush"), "^done$", "not permitted", "not permitted"},
-		{"a network namespace of its own", to("own network", outside4+":22"), "", "^ECONNREFUSED$|uid_map", "^ECONNREFUSED$|uid_map"},
+		{"a network namespace of its own", to("own network", outside4+":22"), "", "^ECONNREFUSED$|uid_map", "^ECONNREFUSED$|uid_map|unshare failed: Operation not permitted"},
 		{"a route as root of its own namespace", to("own user", "ip", "route", "add", "198.51.100.0/24", "dev", "lo"), "", "not permitted", "not permitted"},
 		{"the parent's network as root of its own namespace", to("own user", "nsenter", "--net=/proc/1/ns/net", "true"), "", "denied|not permitted", "denied|not permitted"},
 		{"uncovering a file as root of its own namespace", to("own user", "umount", hidden), "", "not mounted|Invalid argument|not permitted|must be superuser", "not mounted|Invalid argument|not permitted|must be superuser"},
