@@ -85,6 +85,7 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 	p.forward.ServeHTTP(mw, r)
 	mw.leaveBody()
 	if f.err != nil {
+		f.awaitDeadline()
 		return f.refusal(f.err)
 	}
 	return nil
