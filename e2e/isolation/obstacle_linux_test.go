@@ -12,7 +12,8 @@ const withoutUserNamespaces = `exec chroot /run/slash env --chdir="$PWD" "$@"`
 
 func makeChroot(t *testing.T) {
 	t.Helper()
-	shell(t, `mkdir /run/slash; mount --rbind / /run/slash`)
+	// ip netns shares its mounts with copies, which must not go with the copy.
+	shell(t, `mkdir /run/slash; mount --rbind / /run/slash; mount --make-rprivate /run/slash`)
 	t.Cleanup(func() { shell(t, "umount -l /run/slash") })
 }
 
