@@ -132,6 +132,9 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	if err := originFrom(r.Context()).refusesContent(dest); err != nil {
 		return dest, err
 	}
+	p.inner.opening.Add(1)
+	opened := sync.OnceFunc(func() { p.inner.opening.Add(-1) })
+	defer opened()
 	conn, err := accept(w, r)
 	if err != nil {
 		return dest, err
@@ -150,7 +153,9 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 		t.bodyTimeout = outer.ReadTimeout
 	}
 	defer p.live.add(t)()
-	if err := p.inner.serve(t); err != nil {
+	err = p.inner.serve(t)
+	opened()
+	if err != nil {
 		_ = t.Close()
 		return dest, nil
 	}

@@ -214,6 +214,9 @@ func (w *mirrorWriter) WriteHeader(status int) {
 		w.f.status = status
 		w.openEnd()
 	}
+	if status >= 200 && w.f.proxy.inner.leaving.Load() {
+		h.Set("Connection", "close") // HTTP/2: GOAWAY
+	}
 	w.ResponseWriter.WriteHeader(status)
 	if _, sized := h["Content-Length"]; !sized && status >= 200 && w.f.in.ProtoMajor == 1 && w.f.in.Method != http.MethodHead {
 		// Else net/http would give a length to a body that turns out to be empty.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -25,6 +26,11 @@ const (
 
 	// innerIdleTimeout closes tunnels with no request in flight, as Caddy does.
 	innerIdleTimeout = 5 * time.Minute
+
+	// lastRequest is how long a tunnel is idle before it counts as such when the
+	// proxy closes: until then a request may be under way to us, and a client
+	// that sent a POST cannot know what became of it.
+	lastRequest = time.Second
 )
 
 // innerServer terminates TLS in tunnels and serves the requests inside, all of
@@ -36,6 +42,13 @@ type innerServer struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+
+	// opening counts the tunnels whose client has been promised one and that the
+	// server does not have yet.
+	opening atomic.Int64
+
+	// leaving says that every answer is the last one of its connection.
+	leaving atomic.Bool
 }
 
 var errInnerClosed = errors.New("the proxy has been shut down")
@@ -133,12 +146,33 @@ func (s *innerServer) Close() error {
 // Addr is asked for by nobody, but a net.Listener has one.
 func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
 
-func (s *innerServer) shutdown(ctx context.Context) error {
+// shutdown serves the tunnels that are being opened, tells clients with their next
+// answer to go elsewhere, closes the tunnels that have no next request, and waits
+// for the others as long as ctx lasts.
+func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
+	s.leaving.Store(true)
+	hurried, cancel := context.WithTimeout(ctx, lastRequest)
+	defer cancel()
+	await(hurried, idle)
+	await(ctx, func() bool { return s.opening.Load() == 0 })
 	_ = s.Close()
 	if err := s.server.Shutdown(ctx); err != nil {
 		return errors.Join(err, s.server.Close())
 	}
 	return nil
+}
+
+// await returns when the condition holds, or with ctx.
+func await(ctx context.Context, condition func() bool) {
+	ticker := time.NewTicker(drainPoll)
+	defer ticker.Stop()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // limitBody ends the request if its body takes longer than limit. The inner

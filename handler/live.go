@@ -3,6 +3,8 @@ package handler
 import (
 	"context"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -41,22 +43,11 @@ const drainPoll = 50 * time.Millisecond
 
 // drain waits for the tunnels to end, and closes what is left when ctx ends.
 func (l *liveTunnels) drain(ctx context.Context) {
-	ticker := time.NewTicker(drainPoll)
-	defer ticker.Stop()
-	for l.count() > 0 {
-		select {
-		case <-ctx.Done():
-			l.mu.Lock()
-			left := make([]io.Closer, 0, len(l.open))
-			for t := range l.open {
-				left = append(left, t)
-			}
-			l.mu.Unlock()
-			for _, t := range left {
-				_ = t.Close()
-			}
-			return
-		case <-ticker.C:
-		}
+	await(ctx, func() bool { return l.count() == 0 })
+	l.mu.Lock()
+	left := slices.Collect(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, t := range left {
+		_ = t.Close()
 	}
 }
