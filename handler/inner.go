@@ -151,10 +151,10 @@ func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
 // for the others as long as ctx lasts.
 func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
 	s.leaving.Store(true)
-	hurried, cancel := context.WithTimeout(ctx, lastRequest)
+	await(ctx, func() bool { return s.opening.Load() == 0 })
+	hurried, cancel := context.WithTimeout(ctx, lastRequest) // net/http drops what it reads later
 	defer cancel()
 	await(hurried, idle)
-	await(ctx, func() bool { return s.opening.Load() == 0 })
 	_ = s.Close()
 	if err := s.server.Shutdown(ctx); err != nil {
 		return errors.Join(err, s.server.Close())
