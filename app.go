@@ -82,6 +82,11 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	a.stats = new(handler.Stats)
+	if registry := ctx.GetMetricsRegistry(); registry != nil {
+		if err := a.stats.Register(registry); err != nil {
+			return fmt.Errorf("registering the metrics: %w", err)
+		}
+	}
 	if a.DataDir == "" {
 		a.DataDir = filepath.Join(caddy.AppDataDir(), "starpod")
 	}
@@ -147,6 +152,9 @@ func (a *App) Listeners() []netip.AddrPort {
 	return own
 }
 
+// TierLevel implements [handler.Runtime].
+func (a *App) TierLevel() int { return a.tier.Level }
+
 // Attach implements [handler.Runtime].
 func (a *App) Attach(p *handler.Proxy, start func() error) {
 	p.Stats = a.stats
@@ -166,7 +174,7 @@ func (a *App) Authority(context.Context) (*ca.Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the certificate authority: %w", err)
 	}
-	authority, err := ca.New(signer, ca.Options{})
+	authority, err := ca.New(signer, ca.Options{OnMint: a.stats.CountLeaf})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package handler
 import (
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
 	"go.uber.org/zap"
@@ -18,6 +19,11 @@ type Stats struct {
 	Replaced    atomic.Int64 // tokens
 	Stripped    atomic.Int64
 	Undecodable atomic.Int64
+
+	denied, passed             atomic.Int64 // tokens that open and are not for the request
+	egressRefused, selfRefused atomic.Int64
+	leaves                     leafCounts
+	duration                   atomic.Value // prometheus.Histogram, unset without metrics
 }
 
 // finish ends a forwarding: it counts, writes the audit line and lets go of
@@ -35,6 +41,8 @@ func (p *Proxy) finish(f *forwarding) {
 	f.tokens = nil
 	f.mu.Unlock()
 	p.Stats.Requests.Add(1)
+	p.Stats.observe(time.Since(f.started).Seconds())
+	f.note(result)
 	p.Stats.Replaced.Add(int64(result.Replaced))
 	p.Stats.Stripped.Add(int64(result.Stripped))
 	p.Stats.Undecodable.Add(int64(result.Undecodable))
@@ -59,10 +67,17 @@ func (p *Proxy) finish(f *forwarding) {
 	}
 }
 
+// note tells the request's placeholders what became of its tokens so far.
+func (f *forwarding) note(result tokens.Result) {
+	if o := outcomeFrom(f.in.Context()); o != nil {
+		o.Replaced, o.Stripped, o.Undecodable = result.Replaced, result.Stripped, result.Undecodable
+	}
+}
+
 // refused counts and logs an answer that the proxy gave in place of the
 // destination.
 func (p *Proxy) refused(r *http.Request, dest Destination, refusal *Refusal) {
-	p.Stats.Refused.Add(1)
+	p.Stats.countRefusal(refusal.Rule)
 	if entry := p.Audit.Check(zapcore.WarnLevel, "request refused"); entry != nil {
 		entry.Write(
 			zap.String("client", r.RemoteAddr),

@@ -69,6 +69,9 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 	if ex != nil {
 		f.original, f.host, f.dropped = ex.original, ex.host, ex.dropped
 	}
+	if o := outcomeFrom(r.Context()); o != nil {
+		o.Destination = dest
+	}
 	defer p.finish(f) // also when the response breaks off and the handler panics
 	ctx, cancel := patientContext(r)
 	defer cancel()
@@ -114,6 +117,7 @@ func (f *forwarding) handOver(w http.ResponseWriter, r *http.Request, next NextF
 	if err != nil {
 		return refuseAuthority("the path cannot be read")
 	}
+	f.note(f.result)
 	u.Scheme, u.Host = f.dest.Scheme, out.URL.Host
 	out.URL, out.RequestURI = u, u.RequestURI()
 	return next(w, out)

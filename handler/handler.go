@@ -134,6 +134,10 @@ type Runtime interface {
 	// through a proxy: Caddy's admin endpoint.
 	Listeners() []netip.AddrPort
 
+	// TierLevel is 1 where the kernel keeps clients from going around the proxy,
+	// else 0.
+	TierLevel() int
+
 	// Attach tells the app of a proxy. start is called when the app starts and
 	// has the side effects that provisioning must not have.
 	Attach(p *Proxy, start func() error)
@@ -302,6 +306,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if r.Method == http.MethodConnect {
 		defer keepOpen(r.Context())()
 	}
+	r = h.withPlaceholders(r)
 	served, err := h.proxy.Serve(w, r, server, next.ServeHTTP)
 	if !served {
 		return next.ServeHTTP(w, r)

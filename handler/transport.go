@@ -109,6 +109,7 @@ const maxNoted = 1000
 
 // found takes note of a token, and refuses the request where it must not go on.
 func (f *forwarding) found(place Place, t tokens.Token) error {
+	f.proxy.Stats.countToken(t)
 	f.mu.Lock()
 	// A body may repeat a token, or bring others that open with no key, without end.
 	note := foundToken{t, place}
