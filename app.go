@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
@@ -53,6 +54,7 @@ type App struct {
 	isolating  sync.Once
 	isolateErr error
 	tier       Tier
+	level      atomic.Int32 // of tier, for requests that come while the app starts
 	space      *space // nil in tier 0
 
 	mu        sync.Mutex
@@ -126,6 +128,7 @@ func (a *App) Start() error {
 			return err
 		}
 	}
+	a.level.Store(int32(a.tier.Level))
 	a.logger.Info(a.tier.Line)
 	return nil
 }
@@ -153,7 +156,7 @@ func (a *App) Listeners() []netip.AddrPort {
 }
 
 // TierLevel implements [handler.Runtime].
-func (a *App) TierLevel() int { return a.tier.Level }
+func (a *App) TierLevel() int { return int(a.level.Load()) }
 
 // Attach implements [handler.Runtime].
 func (a *App) Attach(p *handler.Proxy, start func() error) {
