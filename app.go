@@ -55,7 +55,7 @@ type App struct {
 	isolateErr error
 	tier       Tier
 	level      atomic.Int32 // of tier, for requests that come while the app starts
-	space      *space // nil in tier 0
+	space      *space       // nil in tier 0
 
 	mu        sync.Mutex
 	authority *ca.Authority

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +21,7 @@ type Stats struct {
 	Stripped    atomic.Int64
 	Undecodable atomic.Int64
 
-	denied, passed             atomic.Int64 // tokens that open and are not for the request
+	denied, left               atomic.Int64 // tokens that open and are not for the request
 	egressRefused, selfRefused atomic.Int64
 	leaves                     leafCounts
 	duration                   atomic.Value // prometheus.Histogram, unset without metrics
@@ -46,6 +47,7 @@ func (p *Proxy) finish(f *forwarding) {
 	p.Stats.Replaced.Add(int64(result.Replaced))
 	p.Stats.Stripped.Add(int64(result.Stripped))
 	p.Stats.Undecodable.Add(int64(result.Undecodable))
+	f.warnOfUnrestricted(found)
 	if len(found) == 0 && f.unscanned == "" {
 		return
 	}
@@ -63,6 +65,39 @@ func (p *Proxy) finish(f *forwarding) {
 			zap.Int("status", f.status),
 			zap.Array("tokens", auditTokens(found)),
 			zap.String("not_scanned", f.unscanned),
+		)
+	}
+}
+
+// maxHostsSeen bounds what is remembered of where unrestricted tokens went.
+const maxHostsSeen = 1024
+
+// warnOfUnrestricted tells the audit log of values that went where nobody said that
+// they may go: a token without hosts that was replaced over http://, or for a
+// host that this configuration had not sent one to.
+func (f *forwarding) warnOfUnrestricted(found []foundToken) {
+	p := f.proxy
+	i := slices.IndexFunc(found, func(t foundToken) bool { return t.Unrestricted && t.Action == tokens.Replaced })
+	if i < 0 {
+		return
+	}
+	reason := ""
+	if known, _ := p.hostsSeen.ContainsOrAdd(f.dest.HostPort(), struct{}{}); !known {
+		reason = "a host that had not been sent one"
+	}
+	if f.dest.Scheme == "http" {
+		reason = "over http://"
+	}
+	if reason == "" {
+		return
+	}
+	if entry := p.Audit.Check(zapcore.WarnLevel, "unrestricted token sent"); entry != nil {
+		entry.Write(
+			zap.String("destination", f.dest.String()),
+			zap.String("id", found[i].ID),
+			zap.String("name", found[i].Name),
+			zap.String("reason", reason),
+			zap.String("mend", "seal the secret with --host"),
 		)
 	}
 }

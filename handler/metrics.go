@@ -42,7 +42,7 @@ func (s *Stats) Register(registry prometheus.Registerer) error {
 		{"tokens_total", "Tokens found in requests, by what became of them.", "action", "strip", &s.Stripped},
 		{"tokens_total", "Tokens found in requests, by what became of them.", "action", "undecodable", &s.Undecodable},
 		{"tokens_total", "Tokens found in requests, by what became of them.", "action", "deny", &s.denied},
-		{"tokens_total", "Tokens found in requests, by what became of them.", "action", "pass", &s.passed},
+		{"tokens_total", "Tokens found in requests, by what became of them.", "action", "leave", &s.left},
 		{"connections_total", "Tunnels that clients opened, by what was done with them.", "mode", "intercept", &s.Intercepted},
 		{"connections_total", "Tunnels that clients opened, by what was done with them.", "mode", "tunnel", &s.Tunnelled},
 		{"leaf_certificates_total", "Certificates that tunnels asked for.", "result", "minted", &s.leaves.minted},
@@ -81,7 +81,7 @@ func (s *Stats) countToken(t tokens.Token) {
 	case t.Action == tokens.Denied:
 		s.denied.Add(1)
 	case t.Action == tokens.Left:
-		s.passed.Add(1)
+		s.left.Add(1)
 	}
 }
 

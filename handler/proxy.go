@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/starpod/caddy-starpod/ca"
 	"github.com/starpod/caddy-starpod/tokens"
 	"go.uber.org/zap"
@@ -58,6 +59,8 @@ type Proxy struct {
 	forward  *httputil.ReverseProxy
 	upstream *upstream
 	inner    *innerServer
+
+	hostsSeen *lru.Cache[string, struct{}] // host:port that unrestricted tokens went to
 }
 
 // Init makes what the fields describe. Serve calls it when nobody else has.
@@ -76,6 +79,7 @@ func (p *Proxy) Init() {
 		if p.Guard == nil {
 			p.Guard = new(Guard)
 		}
+		p.hostsSeen, _ = lru.New[string, struct{}](maxHostsSeen) // fails for no size but 0
 		p.upstream = newUpstream(p.Guard, p.Egress)
 		p.forward = p.newForwarder()
 		p.inner = newInnerServer(p)
