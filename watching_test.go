@@ -38,8 +38,7 @@ func TestMetrics(t *testing.T) {
 	s.get(client, "http://10.1.2.3/")
 	s.get(client, fmt.Sprintf("http://127.0.0.1:%d/", s.port))
 	s.get(client, fmt.Sprintf("http://127.0.0.1:%d/", s.admin))
-	got := s.metrics()
-	for name, want := range map[string]string{
+	got := s.awaitMetrics(map[string]string{
 		`caddy_starpod_tokens_total{action="replace"}`:           "1",
 		`caddy_starpod_tokens_total{action="strip"}`:             "1",
 		`caddy_starpod_tokens_total{action="undecodable"}`:       "1",
@@ -50,11 +49,7 @@ func TestMetrics(t *testing.T) {
 		`caddy_starpod_egress_refused_total{rule="egress"}`:      "1",
 		`caddy_starpod_egress_refused_total{rule="self"}`:        "2",
 		`caddy_starpod_request_duration_seconds_count`:           "1",
-	} {
-		if got[name] != want {
-			t.Errorf("got %s %s, want %s", name, got[name], want)
-		}
-	}
+	})
 	for i := range 100 {
 		s.get(client, fmt.Sprintf("http://10.1.%d.3:%d/%d", i, 1000+i, i))
 	}
@@ -63,9 +58,23 @@ func TestMetrics(t *testing.T) {
 	}
 	s.load(siteLines{lines: "respond again 404"})
 	s.get(s.client(), s.target("/"), "X-Key", s.token("127.0.0.1"))
-	if after := s.metrics(); after[`caddy_starpod_tokens_total{action="replace"}`] != "1" {
-		t.Errorf("after a reload: got %v, want one token, counted by the new configuration", after)
-	}
+	s.awaitMetrics(map[string]string{`caddy_starpod_tokens_total{action="replace"}`: "1"}) // of the new configuration
+}
+
+// awaitMetrics reads all series once these have the values wanted: a request is
+// counted when it has been answered.
+func (s *site) awaitMetrics(want map[string]string) (all map[string]string) {
+	s.t.Helper()
+	testbench.Await(s.t, 10*time.Second, func() error {
+		all = s.metrics()
+		for name, value := range want {
+			if all[name] != value {
+				return fmt.Errorf("got %s %s, want %s", name, all[name], value)
+			}
+		}
+		return nil
+	})
+	return all
 }
 
 // TestPlaceholders reads them where operators do, in the access log.
