@@ -9,7 +9,7 @@ import (
 	"github.com/starpod/caddy-starpod/handler"
 )
 
-// Admin serves GET /starpod/status on Caddy's admin endpoint.
+// Admin serves GET /starpod/status and GET /starpod/events on Caddy's admin endpoint.
 type Admin struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -19,7 +19,10 @@ func (Admin) CaddyModule() caddy.ModuleInfo {
 
 // Routes implements caddy.AdminRouter.
 func (Admin) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{Pattern: "/starpod/status", Handler: caddy.AdminHandlerFunc(serveStatus)}}
+	return []caddy.AdminRoute{
+		{Pattern: "/starpod/status", Handler: caddy.AdminHandlerFunc(serveStatus)},
+		{Pattern: "/starpod/events", Handler: caddy.AdminHandlerFunc(serveEvents)},
+	}
 }
 
 // Status is the answer of GET /starpod/status.
@@ -37,6 +40,9 @@ type NamespaceStatus struct {
 	Path       string `json:"path"`
 	Host       string `json:"host"`        // address of the proxy's end
 	ResolvConf string `json:"resolv_conf"` // file for programs in it
+
+	// Lost is what somebody has taken away from it, "" if it is whole.
+	Lost string `json:"lost,omitempty"`
 }
 
 // CAStatus describes the certificate authority.

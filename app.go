@@ -99,6 +99,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.dir = dir
 	a.ctx = ctx
+	if err := emitEvents(ctx, a.logger); err != nil {
+		return fmt.Errorf("subscribing to the start: %w", err)
+	}
 	if err := checkServerIsolation(a.Isolation); err != nil {
 		return err
 	}
@@ -156,11 +159,17 @@ func (a *App) Listeners() []netip.AddrPort {
 }
 
 // TierLevel implements [handler.Runtime].
-func (a *App) TierLevel() int { return int(a.level.Load()) }
+func (a *App) TierLevel() int {
+	level := int(a.level.Load())
+	if level > 0 && a.space.lostReason() != "" {
+		return 0
+	}
+	return level
+}
 
 // Attach implements [handler.Runtime].
 func (a *App) Attach(p *handler.Proxy, start func() error) {
-	p.Stats = a.stats
+	p.Stats, p.Watch = a.stats, records.publish
 	a.proxies = append(a.proxies, p)
 	a.starts = append(a.starts, start)
 }

@@ -42,6 +42,19 @@ type siteLines struct{ global, starpod, options, egress, lines, scheme string }
 
 func startSite(t *testing.T, l siteLines) *site {
 	t.Helper()
+	s := newSite(t)
+	s.load(l)
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	return s
+}
+
+// newSite is one that nobody serves yet.
+func newSite(t *testing.T) *site {
+	t.Helper()
 	s := &site{
 		t: t, dir: t.TempDir(), port: testbench.FreePort(t), admin: testbench.FreePort(t),
 		key: []byte(strings.Repeat("k", 32)), pki: testbench.NewPKI(t),
@@ -52,12 +65,6 @@ func startSite(t *testing.T, l siteLines) *site {
 			t.Fatal(err)
 		}
 	}
-	s.load(l)
-	t.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
-			t.Errorf("stopping: %v", err)
-		}
-	})
 	return s
 }
 

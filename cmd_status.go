@@ -77,6 +77,9 @@ func (s Status) print(out io.Writer) error {
 	fmt.Fprintf(w, "isolation\ttier %d, %s\n", s.Tier.Level, s.Tier.Driver)
 	if n := s.Namespace; n != nil {
 		fmt.Fprintf(w, "namespace\t%s, %s, host end %s\n", n.Name, n.Path, n.Host)
+		if n.Lost != "" {
+			fmt.Fprintf(w, "\tLOST: %s; %s\n", n.Lost, mendNamespace)
+		}
 	}
 	for _, p := range s.Proxies {
 		how := "tunnels blindly"

@@ -12,7 +12,7 @@
 //     ordinary TLS policies;
 //   - caddy.listeners.starpod_transparent ([Transparent]) and the network
 //     starpod/<namespace>, for clients that know of no proxy;
-//   - admin.api.starpod ([Admin]): GET /starpod/status;
+//   - admin.api.starpod ([Admin]): GET /starpod/status and GET /starpod/events;
 //   - the command `caddy starpod`.
 //
 // Go programs that want a proxy of their own, without a Caddy configuration,

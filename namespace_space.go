@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -27,8 +28,10 @@ var errChanged = errors.New("its settings changed, and programs may be in it: re
 // space is a namespace, and the ports of its host end that sites listen on.
 type space struct {
 	*netns.Veth
-	config netns.VethConfig
-	log    *zap.Logger
+	config  netns.VethConfig
+	log     *zap.Logger
+	lost    atomic.Value // string: what is missing of it; unset: nothing has been
+	unwatch func()
 
 	mu      sync.Mutex
 	sockets map[uint16]*spaceSocket // nil when the namespace is gone
@@ -54,7 +57,9 @@ func openSpace(c netns.VethConfig, log *zap.Logger) (*space, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &space{Veth: veth, config: c, log: log, sockets: make(map[uint16]*spaceSocket)}, nil
+		s := &space{Veth: veth, config: c, log: log, sockets: make(map[uint16]*spaceSocket)}
+		s.unwatch = s.watch(watchInterval)
+		return s, nil
 	})
 	if err != nil {
 		return nil, err
@@ -69,6 +74,7 @@ func openSpace(c netns.VethConfig, log *zap.Logger) (*space, error) {
 
 // Destruct implements caddy.Destructor.
 func (s *space) Destruct() error {
+	s.unwatch()
 	s.mu.Lock()
 	for _, socket := range s.sockets {
 		_ = socket.Close()

@@ -13,7 +13,7 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	status := Status{
-		Tier: a.tier,
+		Tier: a.currentTier(),
 		CA: CAStatus{
 			Fingerprint: authority.Fingerprint(),
 			NotAfter:    authority.Roots()[0].NotAfter.UTC().Format(time.RFC3339),
@@ -23,7 +23,7 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 		Counts: a.stats.Counts(),
 	}
 	if s := a.space; s != nil {
-		status.Namespace = &NamespaceStatus{Name: s.Name(), Path: s.Path(), Host: s.HostAddr().String(), ResolvConf: s.ResolvConf()}
+		status.Namespace = &NamespaceStatus{Name: s.Name(), Path: s.Path(), Host: s.HostAddr().String(), ResolvConf: s.ResolvConf(), Lost: s.lostReason()}
 	}
 	for _, p := range a.proxies {
 		proxy := ProxyStatus{Intercept: p.Authority != nil, Listen: []string{}}

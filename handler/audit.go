@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -57,16 +56,13 @@ func (p *Proxy) finish(f *forwarding) {
 	} else if len(found) == 0 {
 		level, message = zapcore.InfoLevel, "body not scanned"
 	}
-	if entry := p.Audit.Check(level, message); entry != nil {
-		entry.Write(
-			zap.String("destination", f.dest.String()),
-			zap.String("method", f.in.Method),
-			zap.String("path", tokens.Display(f.keys, f.in.URL.EscapedPath())),
-			zap.Int("status", f.status),
-			zap.Array("tokens", auditTokens(found)),
-			zap.String("not_scanned", f.unscanned),
-		)
+	if !p.tells(level) {
+		return
 	}
+	record := p.requestRecord(KindTokens, f.in, f.dest)
+	record.Level, record.Message = level, message
+	record.Status, record.Tokens, record.NotScanned = f.status, tokenRecords(found), f.unscanned
+	p.tell(record)
 }
 
 // maxHostsSeen bounds what is remembered of where unrestricted tokens went.
@@ -91,15 +87,10 @@ func (f *forwarding) warnOfUnrestricted(found []foundToken) {
 	if reason == "" {
 		return
 	}
-	if entry := p.Audit.Check(zapcore.WarnLevel, "unrestricted token sent"); entry != nil {
-		entry.Write(
-			zap.String("destination", f.dest.String()),
-			zap.String("id", found[i].ID),
-			zap.String("name", found[i].Name),
-			zap.String("reason", reason),
-			zap.String("mend", "seal the secret with --host"),
-		)
-	}
+	record := p.requestRecord(KindUnrestricted, f.in, f.dest)
+	record.Level, record.Message = zapcore.WarnLevel, "unrestricted token sent"
+	record.Tokens, record.Reason, record.Mend = tokenRecords(found[i:i+1]), reason, "seal the secret with --host"
+	p.tell(record)
 }
 
 // note tells the request's placeholders what became of its tokens so far.
@@ -113,39 +104,13 @@ func (f *forwarding) note(result tokens.Result) {
 // destination.
 func (p *Proxy) refused(r *http.Request, dest Destination, refusal *Refusal) {
 	p.Stats.countRefusal(refusal.Rule)
-	if entry := p.Audit.Check(zapcore.WarnLevel, "request refused"); entry != nil {
-		entry.Write(
-			zap.String("client", r.RemoteAddr),
-			zap.String("destination", dest.String()),
-			zap.String("rule", refusal.Rule),
-			zap.Int("status", refusal.Status),
-			zap.String("reason", refusal.Reason),
-			zap.String("mend", refusal.Mend),
-		)
+	if !p.tells(zapcore.WarnLevel) {
+		return
 	}
-}
-
-// auditTokens writes what may be known of tokens: never a value.
-type auditTokens []foundToken
-
-// MarshalLogArray implements zapcore.ArrayMarshaler.
-func (ts auditTokens) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for _, t := range ts {
-		if err := enc.AppendObject(t); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// MarshalLogObject implements zapcore.ObjectMarshaler.
-func (t foundToken) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("id", t.ID)
-	enc.AddString("name", t.Name)
-	enc.AddString("place", t.place.String())
-	enc.AddString("action", t.Action.String())
-	enc.AddString("reason", string(t.Reason))
-	return nil
+	record := p.requestRecord(KindRefused, r, dest)
+	record.Level, record.Message, record.Status = zapcore.WarnLevel, "request refused", refusal.Status
+	record.Rule, record.Reason, record.Mend = refusal.Rule, p.shown(refusal.Reason), refusal.Mend
+	p.tell(record)
 }
 
 // Counts is a reading of Stats.

@@ -50,6 +50,9 @@ type Proxy struct {
 	// Log receives warnings, and Audit one line per request with tokens.
 	Log, Audit *zap.Logger
 
+	// Watch, if set, is told what Audit is. It is called while a request waits.
+	Watch func(Record)
+
 	// Stats counts; may be shared by several proxies.
 	Stats *Stats
 

@@ -111,7 +111,10 @@ func (r *record) unlink() error {
 	if findErr != nil {
 		return errors.Join(err, findErr)
 	}
-	return errors.Join(err, netlink.LinkDel(host))
+	if delErr := netlink.LinkDel(host); !errors.Is(delErr, unix.ENODEV) { // it goes with a namespace that somebody removed
+		err = errors.Join(err, delErr)
+	}
+	return err
 }
 
 func ipNet(addr netip.Addr, subnet netip.Prefix) *net.IPNet {

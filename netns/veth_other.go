@@ -22,5 +22,6 @@ func (*Veth) PeerAddr() netip.Addr        { return netip.Addr{} }
 func (*Veth) Names() *Names               { return nil }
 func (*Veth) Redirect(uint16) error       { return unsupported() }
 func (*Veth) Check(context.Context) error { return unsupported() }
+func (*Veth) Intact() error               { return unsupported() }
 func (*Veth) Do(func() error) error       { return unsupported() }
 func (*Veth) Close() error                { return nil }

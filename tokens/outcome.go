@@ -86,6 +86,9 @@ func (s *Scanner) ended(dst, p []byte, result readResult) (_, rest []byte, err e
 		return dst, p, err
 	}
 	dst = s.change(dst)
+	if s.display && !c.discard {
+		dst = append(dst, "⟨token "+c.id()+"⟩"...)
+	}
 	cut := c.runEnd
 	// The last letters of the run may be the first of the next token.
 	if string(s.tail(p)) == marker {

@@ -248,10 +248,10 @@ func (s *Scanner) trim() {
 	s.candidate.source -= cut
 }
 
-// Display returns text for people to read, in logs for example: each token that
-// opens is shown as ⟨token 1a2b3c4d⟩, by its ID.
+// Display returns text for people to read, in logs for example: each token is
+// shown as ⟨token 1a2b3c4d⟩, by its ID, whether it opens or not.
 func Display(keys *Keyring, text string) string {
-	s := Scanner{Keys: keys, Refuse: "display", display: true}
+	s := Scanner{Keys: keys, Refuse: "display", OnUndecodable: Strip, display: true}
 	shown, err := s.ScanString(text)
 	if err != nil {
 		return "" // only policies and hooks fail, and there are none
