@@ -4,9 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -137,8 +138,6 @@ func (s *site) serveApart(config string) (stop func()) {
 	s.t.Helper()
 	cmd := exec.Command(self(s.t), "run", "--adapter", "caddyfile", "--config", config)
 	cmd.Env = home(s.t)
-	var log bytes.Buffer
-	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -148,11 +147,15 @@ func (s *site) serveApart(config string) (stop func()) {
 	}
 	s.t.Cleanup(stop)
 	testbench.Await(s.t, 20*time.Second, func() error {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		response, err := http.Get(fmt.Sprintf("http://localhost:%d/starpod/status", s.admin))
 		if err != nil {
-			return fmt.Errorf("%w; log:\n%s", err, &log)
+			return err
 		}
-		return conn.Close()
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return errors.New("the configuration is not running yet")
+		}
+		return nil
 	})
 	return stop
 }

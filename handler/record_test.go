@@ -54,7 +54,7 @@ func TestRecords(t *testing.T) {
 			Record{Kind: KindTokens, Message: "tokens not replaced", Method: "GET", Status: 200}, "/a"},
 		{"of another key", func(b *bench, _ string) string { return b.up.URL("api.starpod.test") + "/a/" + foreign }, "", "",
 			Record{Kind: KindTokens, Message: "tokens not replaced", Method: "GET", Status: 200}, "/a/⟨token "},
-		{"refused", func(_ *bench, token string) string { return "http://private.test/" + token }, "good", "",
+		{"refused", func(_ *bench, token string) string { return "http://10.1.2.3/" + token }, "good", "",
 			Record{Kind: KindRefused, Message: "request refused", Method: "GET", Status: 403, Rule: RuleEgress}, "/⟨token "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
