@@ -199,3 +199,41 @@ func TestEventStreamIsBounded(t *testing.T) {
 		return nil
 	})
 }
+
+// TestSlowWatcher: a client that does not read holds nobody up, and is told what it
+// missed when it does.
+func TestSlowWatcher(t *testing.T) {
+	s := startSite(t, siteLines{})
+	response, err := http.Get(s.events(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	const published = 30_000
+	path := strings.Repeat("x", 500) // more than sockets hold, together
+	for range published {
+		records.publish(handler.Record{Kind: handler.KindRefused, Path: path})
+	}
+	started := time.Now()
+	s.get(s.client(), "http://10.1.2.3/last")
+	if took := time.Since(started); took > 5*time.Second {
+		t.Errorf("a request took %v while a watcher did not read", took)
+	}
+	errLast := errors.New("the last has come")
+	got, missed := 0, 0
+	err = readEvents(response.Body, func(line eventLine) error {
+		switch r := line.record; {
+		case r == nil:
+		case r.Kind == handler.KindMissed:
+			missed += r.Missed
+		case r.Path == "/last":
+			return errLast
+		default:
+			got++
+		}
+		return nil
+	})
+	if !errors.Is(err, errLast) || missed == 0 || got+missed != published {
+		t.Errorf("got %d records and %d missed (%v), want some missed and %d together", got, missed, err, published)
+	}
+}

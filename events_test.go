@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -78,7 +81,8 @@ const allEvents = "events {\n on starpod.token_stripped starpod_test\n on starpo
 // TestEvents reads each event back in a subscriber, across a reload.
 func TestEvents(t *testing.T) {
 	subscribe(nil)
-	s := startSite(t, siteLines{global: allEvents})
+	log := filepath.Join(t.TempDir(), "debug.log")
+	s := startSite(t, siteLines{global: allEvents + "\nlog {\n level DEBUG\n output file " + log + "\n }"})
 	name := s.named("DEPLOY_KEY", "elsewhere.test")
 	s.get(s.client(), s.target("/seen/"+name), "X-Key", s.token("127.0.0.1"))
 	s.get(s.client(), "http://10.1.2.3/x")
@@ -110,6 +114,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%s holds the value (%v) or a token: %s", want.name, found, text)
 		}
 	}
+	tellsNothing(t, log)
 	for range 3 {
 		s.load(siteLines{global: allEvents})
 	}
@@ -118,6 +123,32 @@ func TestEvents(t *testing.T) {
 	s.get(s.client(), "http://10.1.2.4/last")
 	if got := awaitEvents(t, 5); len(got) != 5 || got[4].Data["path"] != "/last" {
 		t.Errorf("after reloads: got %d events, want one for each thing", len(got)-3)
+	}
+}
+
+// tellsNothing reads a log of all levels: no value in it, and no token where events
+// and audit lines are.
+func tellsNothing(t *testing.T, log string) {
+	t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := testbench.FindSecret(text, canary); len(found) > 0 {
+		t.Errorf("the log holds the value as %v", found)
+	}
+	told := 0
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, `"logger":"events"`) && !strings.Contains(line, `.audit"`) {
+			continue
+		}
+		told++
+		if strings.Contains(line, "starpod:v1") {
+			t.Errorf("got a token in %s", line)
+		}
+	}
+	if told < 5 {
+		t.Errorf("got %d lines of events and of the audit log, want at least one of each", told)
 	}
 }
 

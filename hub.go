@@ -27,8 +27,8 @@ type hub struct {
 	epoch string // tells the numbers of this process from those of another
 
 	mu       sync.Mutex
-	ring     [maxRecords]handler.Record // number n is at n % maxRecords
-	next     uint64                     // number of the record to come
+	ring     []handler.Record // number n is at n % maxRecords; nil before the first
+	next     uint64           // number of the record to come
 	readers  map[*reader]struct{}
 	emitters []*reader // of those, the apps that emit events; the newest is the last
 }
@@ -50,6 +50,9 @@ func (h *hub) publish(r handler.Record) {
 	r = r.Bounded()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.ring == nil {
+		h.ring = make([]handler.Record, maxRecords)
+	}
 	r.ID = h.epoch + "-" + strconv.FormatUint(h.next, 10)
 	h.ring[h.next%maxRecords] = r
 	h.next++

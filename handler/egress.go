@@ -90,6 +90,9 @@ func (u *upstream) dialContext(ctx context.Context, network, addr string) (net.C
 	if err != nil {
 		return nil, fmt.Errorf("dialling: %w", err)
 	}
+	if f := forwardingFrom(ctx); f != nil {
+		dest.Scheme = f.dest.Scheme // for what a refusal says
+	}
 	return u.guard.Dial(ctx, dest)
 }
 

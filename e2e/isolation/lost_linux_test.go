@@ -53,7 +53,7 @@ func TestIntact(t *testing.T) {
 				t.Errorf("closing: %v", err)
 			}
 			shell(t, "ip netns del starpod-ns 2>/dev/null || true")
-			if left := shell(t, "iptables-save | grep STARPOD; ip link | grep sp-veth; ip rule | grep sp-veth; true"); left != "" {
+			if left := shell(t, "{ iptables-save; ip link; ip rule; } | { grep -E 'STARPOD|sp-veth' || true; }"); left != "" {
 				t.Errorf("got left behind: %s", left)
 			}
 		})
