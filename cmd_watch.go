@@ -37,7 +37,7 @@ restarted. None of what it shows is secret; tokens are shown by their ids.`,
 			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			show := showLines(cmd.OutOrStdout())
+			show := showLines(cmd.OutOrStdout(), isTerminal(cmd.OutOrStdout()))
 			if asJSON {
 				show = func(r handler.Record) error { return printJSONLine(cmd.OutOrStdout(), r) }
 			}

@@ -28,8 +28,7 @@ const (
 
 // showLines shows records to people: a line for what happened, and below it one
 // for each token or for the reason.
-func showLines(out io.Writer) func(handler.Record) error {
-	colour := isTerminal(out)
+func showLines(out io.Writer, colour bool) func(handler.Record) error {
 	return func(r handler.Record) error {
 		var text bytes.Buffer
 		word, sgr := headline(r)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -189,11 +190,16 @@ func TestWatchLines(t *testing.T) {
 		{"of an unknown kind", handler.Record{Kind: hostile, Tokens: make([]handler.TokenRecord, 100)}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var out bytes.Buffer
-			if err := showLines(&out)(test.record.Bounded()); err != nil {
+			var out, coloured bytes.Buffer
+			err := errors.Join(showLines(&out, false)(test.record.Bounded()), showLines(&coloured, true)(test.record.Bounded()))
+			if err != nil {
 				t.Fatal(err)
 			}
 			got := out.String()
+			bare := regexp.MustCompile(`\x1b\[3[123]m([^\x1b]*)\x1b\[0m`).ReplaceAllString(coloured.String(), "$1")
+			if bare != got || coloured.Len() == out.Len() {
+				t.Errorf("on a terminal: got %q, want one word of %q in a colour", &coloured, got)
+			}
 			if test.want != "" && got[min(len(got), len("15:04:05 ")):] != test.want {
 				t.Errorf("got %q, want %q behind the time", got, test.want)
 			}
