@@ -47,12 +47,19 @@ type upstream struct {
 	proxy *url.URL
 	h1    *http.Transport
 	h2    *http.Transport
+
+	direct *directTransport // the plain cases of h1; nil where a proxy leads to destinations
 }
 
 func newUpstream(guard *Guard, o EgressOptions) *upstream {
 	u := &upstream{guard: guard, proxy: o.Upstream}
 	u.h1 = u.transport(o, false)
 	u.h2 = u.transport(o, true)
+	if u.proxy == nil {
+		u.direct = &directTransport{tls: u.h1.TLSClientConfig, dial: func(ctx context.Context, d Destination) (net.Conn, error) {
+			return u.h1.DialContext(ctx, "tcp", d.HostPort())
+		}}
+	}
 	return u
 }
 
@@ -107,6 +114,24 @@ func (u *upstream) dial(ctx context.Context, dest Destination) (net.Conn, error)
 func (u *upstream) closeIdle() {
 	u.h1.CloseIdleConnections()
 	u.h2.CloseIdleConnections()
+	if u.direct != nil {
+		u.direct.idle.close()
+	}
+}
+
+// send sends a request by the client that fits it. Towards a destination that
+// speaks HTTP/1 alone, a client of HTTP/2 gets HTTP/1.
+func (u *upstream) send(req *http.Request, f *forwarding) (*http.Response, error) {
+	switch {
+	case f.in.ProtoMajor >= 2 && f.dest.Scheme == "https":
+		if req.Body != nil && req.Body != http.NoBody {
+			req.Body = &interruptible{req.Body, f.in.Body}
+		}
+		return u.h2.RoundTrip(req)
+	case u.direct != nil && u.direct.takes(req):
+		return u.direct.RoundTrip(req, f.dest)
+	}
+	return u.h1.RoundTrip(req)
 }
 
 // newForwarder makes the reverse proxy that carries requests. All it adds to a

@@ -227,50 +227,64 @@ func (m *mask) contains(text string) bool {
 // needle, so the events of a stream are passed on as they come.
 type maskReader struct {
 	io.Closer
-	source       io.Reader
-	mask         func() *mask // asked for each piece: a request still under way may bring more
-	buffer       []byte
-	next         int // buffer[next:settled] can be handed out
-	settled, end int
-	err          error
+	source io.Reader
+	mask   func() *mask // asked for each piece: a request still under way may bring more
+	held   []byte       // what may be the beginning of a needle
+	buffer []byte       // for readers that bring too little room
+	ready  []byte       // of buffer, what can be handed out
+	err    error
 }
 
-// maskChunk is how much is read at a time, in bytes.
-const maskChunk = 32 << 10
+// How much is read at a time, in bytes.
+const (
+	maskChunk = 32 << 10
+	maskLeast = 512
+)
 
 func newMaskReader(source io.ReadCloser, current func() *mask) *maskReader {
 	return &maskReader{Closer: source, source: source, mask: current}
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It works in p where there is room enough.
 func (r *maskReader) Read(p []byte) (int, error) {
-	for r.next == r.settled {
-		if r.err != nil {
+	for len(r.ready) == 0 {
+		switch {
+		case r.err != nil:
 			return 0, r.err
+		case len(p) == 0:
+			return 0, nil
+		case len(p)-len(r.held) >= maskLeast:
+			if n := r.fill(p); n > 0 {
+				return n, nil
+			}
+		default:
+			if need := len(r.held) + maskChunk; len(r.buffer) < need {
+				r.buffer = make([]byte, need)
+			}
+			r.ready = r.buffer[:r.fill(r.buffer)]
 		}
-		r.fill()
 	}
-	n := copy(p, r.buffer[r.next:r.settled])
-	r.next += n
+	n := copy(p, r.ready)
+	r.ready = r.ready[n:]
 	return n, nil
 }
 
-// fill reads once behind what is held back, and settles what can be settled.
-func (r *maskReader) fill() {
-	held := copy(r.buffer, r.buffer[r.settled:r.end])
-	if len(r.buffer)-held < maskChunk {
-		r.buffer = append(make([]byte, 0, held+maskChunk), r.buffer[:held]...)
-		r.buffer = r.buffer[:cap(r.buffer)]
-	}
-	n, err := r.source.Read(r.buffer[held:])
-	r.err, r.next, r.end = err, 0, held+n
-	r.settled = r.end
+// fill reads once behind what is held back, and returns how much at the beginning
+// of p is settled.
+func (r *maskReader) fill(p []byte) (settled int) {
+	held := copy(p, r.held)
+	n, err := r.source.Read(p[held:])
+	r.err = err
+	end := held + n
+	settled = end
 	if m := r.mask(); m != nil {
-		m.apply(r.buffer[:r.end])
+		m.apply(p[:end])
 		if err == nil {
-			r.settled -= m.pending(r.buffer[:r.end])
+			settled -= m.pending(p[:end])
 		}
 	}
+	r.held = append(r.held[:0], p[settled:end]...)
+	return settled
 }
 
 // jsonSpellings returns how encoders write text in a JSON string: plainly, with

@@ -24,13 +24,6 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := t.proxy.upstream.h1
-	if f.in.ProtoMajor >= 2 && f.dest.Scheme == "https" {
-		transport = t.proxy.upstream.h2
-		if out.Body != nil && out.Body != http.NoBody {
-			out.Body = &interruptible{out.Body, f.in.Body}
-		}
-	}
 	if len(f.tokens) > 0 || f.late() {
 		guardStandardLog()
 	}
@@ -39,7 +32,7 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	f.askPlain(out)
 	f.askFollowable(out)
-	res, err := transport.RoundTrip(out)
+	res, err := t.proxy.upstream.send(out, f)
 	if err != nil {
 		return nil, err
 	}
