@@ -2,20 +2,13 @@ package starpod
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/starpod/caddy-starpod/handler"
-	"github.com/starpod/caddy-starpod/tokens"
 )
 
 const (
@@ -59,64 +52,17 @@ and nothing stays on it.`,
 	}
 }
 
-// demoResult is what happened.
-type demoResult struct {
-	value, token string // made up
-	program      string // which was started
-	printed      string // by the program: its environment and the answers
-	right, wrong string // the requests that the hosts received, "" for none
-}
-
 func runDemo(ctx context.Context) (*demoResult, error) {
-	dir, err := os.MkdirTemp("", "starpod-demo-")
+	t, err := startTrial(ctx, Config{})
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	api, err := startDemoAPI(filepath.Join(dir, "api-root.pem"))
-	if err != nil {
-		return nil, err
-	}
-	defer api.close()
-	loopback, err := handler.ParseEgressRule(true, "127.0.0.0/8")
-	if err != nil {
-		return nil, err
-	}
-	proxy, err := Start(ctx, Config{Rules: loopback, Trust: []string{api.rootFile}, Resolver: demoResolver()})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = proxy.Shutdown(ctx) }()
-
-	result := &demoResult{value: "made-up-secret-" + rand.Text()[:8]}
-	result.token, err = proxy.Seal(tokens.Secret{
-		Name: demoVariable, Value: tokens.Value(result.value), Hosts: []string{demoHost},
-	})
-	if err != nil {
-		return nil, err
-	}
+	defer t.close(ctx)
 	program, err := demoProgram(ctx)
 	if err != nil {
 		return nil, err
 	}
-	result.program = filepath.Base(program.Args[len(program.Args)-1])
-	program.Env = mergeEnv(os.Environ(), []string{
-		demoVariable + "=" + result.token,
-		"RIGHT_URL=" + api.url(demoHost), "WRONG_URL=" + api.url(demoOther),
-	})
-	if err := proxy.Prepare(program); err != nil {
-		return nil, err
-	}
-	printed, err := program.Output()
-	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
-		return nil, fmt.Errorf("the program failed: %w: %s", err, strings.TrimSpace(string(failed.Stderr)))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("starting the program: %w", err)
-	}
-	result.printed = string(printed)
-	result.right, result.wrong = api.received(demoHost), api.received(demoOther)
-	return result, nil
+	return t.run(program)
 }
 
 // demoProgram is curl, unmodified, or this program where there is none. The last
@@ -128,6 +74,10 @@ func demoProgram(ctx context.Context) (*exec.Cmd, error) {
 	if noCurl == nil && noShell == nil && runtime.GOOS != "windows" {
 		return exec.CommandContext(ctx, "sh", "-c", demoScript, "curl"), nil
 	}
+	return demoClient(ctx)
+}
+
+func demoClient(ctx context.Context) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err

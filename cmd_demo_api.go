@@ -19,6 +19,9 @@ import (
 	"github.com/starpod/caddy-starpod/ca"
 )
 
+// demoAnswer begins the answers of the API.
+const demoAnswer = "You sent:"
+
 // demoAPI is an HTTPS server on loopback that answers under any name, with
 // certificates of an authority of its own, and keeps the requests it receives.
 type demoAPI struct {
@@ -60,7 +63,7 @@ func startDemoAPI(rootFile string) (*demoAPI, error) {
 	return api, nil
 }
 
-// ServeHTTP keeps the request.
+// ServeHTTP keeps the request, and repeats in its answer what should be masked.
 func (a *demoAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	request, err := httputil.DumpRequest(r, true)
 	if err != nil {
@@ -70,11 +73,13 @@ func (a *demoAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.requests[r.TLS.ServerName] = string(request)
 	a.mu.Unlock()
-	fmt.Fprintln(w, "hello")
+	fmt.Fprintln(w, demoAnswer, r.Header.Get("Authorization"))
 }
 
-func (a *demoAPI) url(host string) string {
-	return fmt.Sprintf("https://%s:%d/v1/hello", host, a.listener.Addr().(*net.TCPAddr).Port)
+func (a *demoAPI) url(host string) string { return "https://" + a.address(host) + "/v1/hello" }
+
+func (a *demoAPI) address(host string) string {
+	return fmt.Sprintf("%s:%d", host, a.listener.Addr().(*net.TCPAddr).Port)
 }
 
 func (a *demoAPI) received(host string) string {

@@ -7,13 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 )
 
-const demoClientName = "demo-client"
+const (
+	demoClientName = "demo-client"
+	demoDirect     = "DIRECT_ADDRESS"       // names an address to reach without the proxy
+	directTimeout  = 500 * time.Millisecond // for that
+)
 
 // demoClientCommand does what demoScript does, for machines without curl. It is
 // an ordinary client, but for reading the roots itself: Go looks at
@@ -45,6 +51,9 @@ func demoClientCommand() *cobra.Command {
 					return err
 				}
 			}
+			if address := os.Getenv(demoDirect); address != "" {
+				callDirectly(cmd.Context(), address, cmd.OutOrStdout())
+			}
 			return nil
 		},
 	}
@@ -63,4 +72,18 @@ func callDemoAPI(ctx context.Context, client *http.Client, url string, out io.Wr
 	defer resp.Body.Close()
 	_, err = io.Copy(out, resp.Body)
 	return err
+}
+
+// callDirectly tries to go around the proxy, and prints what it met.
+func callDirectly(ctx context.Context, address string, out io.Writer) {
+	conn, err := (&net.Dialer{Timeout: directTimeout}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		fmt.Fprintln(out, "direct:", err)
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(directTimeout))
+	fmt.Fprintln(conn, "nothing that a proxy forwards")
+	text, _ := io.ReadAll(io.LimitReader(conn, 64))
+	fmt.Fprintf(out, "direct: %q\n", text)
 }

@@ -9,10 +9,7 @@ import (
 // tell tells the story of the demonstration and reports whether it is as it
 // should be.
 func (r *demoResult) tell(out io.Writer) bool {
-	held := strings.Contains(r.printed, demoVariable+"="+r.token) && !strings.Contains(r.printed, r.value)
-	right := authorization(r.right) == "Bearer "+r.value
-	wrong := r.wrong != "" && !strings.Contains(r.wrong, r.value) && !strings.Contains(r.wrong, tokenPrefix)
-
+	held, right, wrong := r.held(), r.swapped(), r.stripped()
 	fmt.Fprintf(out, "A secret, made up for this demonstration:\n\n      %s=%s\n\n", demoVariable, r.value)
 	fmt.Fprintf(out, "A program (%s) was given a token in its place, bound to %s:\n\n", r.program, demoHost)
 	fmt.Fprintf(out, "  %s   %s=%s\n", mark(held), demoVariable, shorten(r.token))

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -71,8 +72,9 @@ type Config struct {
 	// Logger gets warnings and the audit lines. Default: none.
 	Logger *zap.Logger
 
-	keys  *tokens.Keyring // in place of MasterKey
-	first *candidate      // the command that is to come first; may be nil
+	keys        *tokens.Keyring // in place of MasterKey
+	first       *candidate      // the command that is to come first; may be nil
+	leaveOthers bool            // what killed proxies have left stays
 }
 
 // Handle is a running proxy.
@@ -132,6 +134,9 @@ func (h *Handle) start(ctx context.Context, c Config) (err error) {
 	if !c.Open {
 		h.user, h.password = "starpod", rand.Text()
 		h.proxy.Authenticate = h.knows
+	}
+	if !c.leaveOthers {
+		removeAbandoned(os.TempDir())
 	}
 	if err := h.makeFolder(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // The folder of a proxy's files for clients is temporary. A proxy that is killed
@@ -22,7 +23,6 @@ type tempDir struct {
 }
 
 func makeTempDir() (*tempDir, error) {
-	removeAbandoned(os.TempDir())
 	path, err := os.MkdirTemp("", tempPrefix)
 	if err != nil {
 		return nil, err
@@ -60,10 +60,12 @@ func (d *tempDir) remove() error {
 // removeAbandoned removes folders of this user that no proxy holds any more. What
 // cannot be looked at is somebody else's.
 func removeAbandoned(parent string) {
-	folders, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
-	for _, folder := range folders {
-		if isAbandoned(folder) {
-			_ = os.RemoveAll(folder)
-		}
+	for _, folder := range abandoned(parent) {
+		_ = os.RemoveAll(folder)
 	}
+}
+
+func abandoned(parent string) []string {
+	folders, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
+	return slices.DeleteFunc(folders, func(folder string) bool { return !isAbandoned(folder) })
 }

@@ -101,10 +101,13 @@ func New(s Signer, o Options) (*Authority, error) {
 // Roots returns the certificates that clients must trust.
 func (a *Authority) Roots() []*x509.Certificate { return a.roots }
 
-// Fingerprint returns the SHA-256 of the first root, as upper-case hexadecimal
+// Fingerprint returns that of the first root.
+func (a *Authority) Fingerprint() string { return Fingerprint(a.roots[0]) }
+
+// Fingerprint returns the SHA-256 of a certificate, as upper-case hexadecimal
 // bytes with colons between them, the way browsers and openssl show it.
-func (a *Authority) Fingerprint() string {
-	sum := sha256.Sum256(a.roots[0].Raw)
+func Fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
 	return strings.ReplaceAll(fmt.Sprintf("% X", sum[:]), " ", ":")
 }
 

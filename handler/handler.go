@@ -240,19 +240,11 @@ func (h *Handler) configureEgress(repl *caddy.Replacer) error {
 	}
 	h.proxy.HandOver = h.Egress.Next
 	h.proxy.Guard.Timeout = time.Duration(h.Egress.DialTimeout)
-	for _, line := range h.Egress.Rules {
-		allow, words := true, line.Allow
-		if len(line.Deny) > 0 {
-			allow, words = false, line.Deny
-		}
-		for _, word := range words {
-			rules, err := ParseEgressRule(allow, word)
-			if err != nil {
-				return fmt.Errorf("egress: %w", err)
-			}
-			h.proxy.Guard.Rules = append(h.proxy.Guard.Rules, rules...)
-		}
+	rules, err := h.Egress.ParseRules()
+	if err != nil {
+		return fmt.Errorf("egress: %w", err)
 	}
+	h.proxy.Guard.Rules = rules
 	roots, err := TrustRoots(h.Egress.Trust)
 	if err != nil {
 		return fmt.Errorf("egress: %w", err)
@@ -264,6 +256,28 @@ func (h *Handler) configureEgress(repl *caddy.Replacer) error {
 		}
 	}
 	return nil
+}
+
+// ParseRules returns the rules for a [Guard], in their order. A nil Egress has none.
+func (e *Egress) ParseRules() ([]EgressRule, error) {
+	if e == nil {
+		return nil, nil
+	}
+	var all []EgressRule
+	for _, line := range e.Rules {
+		allow, words := true, line.Allow
+		if len(line.Deny) > 0 {
+			allow, words = false, line.Deny
+		}
+		for _, word := range words {
+			rules, err := ParseEgressRule(allow, word)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, rules...)
+		}
+	}
+	return all, nil
 }
 
 // Validate checks what a file of JSON may hold and the Caddyfile refuses.
