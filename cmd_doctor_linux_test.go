@@ -82,11 +82,23 @@ func TestCmdDoctorOfAnOrdinaryUser(t *testing.T) {
 
 func TestCmdDoctorEndsWithOneForWhatIsBroken(t *testing.T) {
 	t.Parallel()
-	got, _ := examineAs(t, "--key-file", "/etc/passwd", "--address", "127.0.0.1:1")
+	dir, err := os.MkdirTemp("", "keys-") // t.TempDir is in a folder that root alone may enter
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	key := filepath.Join(dir, "key")
+	put(t, key, canaryKey)
+	theirs := "you may not read it: it belongs to root"
+	if os.Geteuid() != 0 {
+		must(t, os.Chmod(key, 0))
+		theirs = "mode 0000: not even its owner may read it"
+	}
+	got, _ := examineAs(t, "--key-file", "/etc/passwd", "--key-file", key, "--address", "127.0.0.1:1")
+	got.holdsNo(t, canaryKey[:12])
 	if got.status != 1 {
 		t.Errorf("status: got %d, want 1", got.status)
 	}
-	for _, want := range []string{"✗  /etc/passwd: mode 0644", "→ chmod 600 /etc/passwd", "✗  127.0.0.1:1: asking the proxy", "2 broken"} {
+	for _, want := range []string{"✗  /etc/passwd: mode 0644", "→ chmod 600 /etc/passwd", "✗  " + key + ": " + theirs, "✗  127.0.0.1:1: asking the proxy", "3 broken"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("got %s\n%s, want %q in it", got.stdout, got.stderr, want)
 		}

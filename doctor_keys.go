@@ -50,6 +50,8 @@ func checkKey(key plannedKey) finding {
 	}
 	_, err = tokens.ReadKeyFile(path)
 	switch {
+	case errors.Is(err, fs.ErrPermission) && mode&0o400 == 0:
+		return broken(path, fmt.Sprintf("mode %04o: not even its owner may read it", mode), commandLine("chmod", "600", path))
 	case errors.Is(err, fs.ErrPermission):
 		return broken(path, "you may not read it: it belongs to "+owner(info), runAsOwner(path))
 	case err != nil:

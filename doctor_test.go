@@ -259,6 +259,13 @@ func TestDoctorFindsWhatIsBrokenInFiles(t *testing.T) {
 	}
 }
 
+// replaceAuthority makes another in the place of one that was removed.
+func (p *patient) replaceAuthority(t *testing.T) {
+	t.Helper()
+	_, err := ca.LoadOrGenerate(p.data)
+	must(t, err)
+}
+
 // writeRoot replaces the authority's certificate, and its key where that is to fit.
 func writeRoot(t *testing.T, p *patient, change func(*x509.Certificate), withKey bool) {
 	t.Helper()

@@ -1,6 +1,7 @@
 #!/bin/sh
-# gofmt, go vet and a build for every system, staticcheck, and govulncheck where its
-# database can be reached. Arguments: the two tools as module@version.
+# gofmt, the list of dependencies, go vet and a build for every system, staticcheck,
+# and govulncheck where its database can be reached. Arguments: the two tools as
+# module@version.
 set -eu
 staticcheck=$1 govulncheck=$2
 
@@ -9,6 +10,8 @@ if [ -n "$unformatted" ]; then
 	printf 'gofmt would change:\n%s\n' "$unformatted" >&2
 	exit 1
 fi
+
+scripts/dependencies.sh
 
 go vet ./...
 for os in darwin windows freebsd; do
