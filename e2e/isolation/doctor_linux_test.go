@@ -2,21 +2,20 @@ package isolation
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // examine runs doctor as root or as the ordinary user, and sees that the host is
 // as it was.
-func (w *world) examine(t *testing.T, user bool) string {
+func (w *world) examine(t *testing.T, user bool, flags ...string) string {
 	t.Helper()
 	cmd := w.run(t, user, nil)
-	for i, arg := range cmd.Args {
-		if arg == "run" {
-			cmd.Args = append(cmd.Args[:i], "doctor")
-			break
-		}
-	}
+	i := slices.Index(cmd.Args, "run")
+	cmd.Args = append(append(cmd.Args[:i], "doctor"), flags...)
 	before := w.snapshot(t)
 	found, log := output(t, cmd)
 	w.compare(t, before)
@@ -54,6 +53,23 @@ func TestDoctorTriesEachIsolationAndChangesNothing(t *testing.T) {
 			}
 		})
 	}
+	t.Run("beside an interface that is taken", func(t *testing.T) {
+		config := filepath.Join(w.openDir, "doctor.json")
+		if err := os.WriteFile(config, []byte(`{"admin": {"disabled": true}, "apps": {"starpod": {"isolation": "veth"}}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		shell(t, `ip link add sp-veth0 type veth peer name other0`)
+		t.Cleanup(func() { shell(t, `ip link del sp-veth0`) })
+		found := w.examine(t, false, "--config", config)
+		for _, want := range []string{
+			"!  starpod-ns: the interface sp-veth0 is taken by others, so the next free one will be used",
+			"✓  veth: a program does not get around the proxy",
+		} {
+			if !strings.Contains(found, want) {
+				t.Errorf("got no %q in\n%s", want, found)
+			}
+		}
+	})
 	t.Run("beside what a killed proxy has left", func(t *testing.T) {
 		cmd := w.started(t, []string{"--isolation", "veth"})
 		child := childOf(t, cmd.Process.Pid)
