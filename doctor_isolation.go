@@ -26,7 +26,7 @@ func (d *doctor) checkIsolation(ctx context.Context) []finding {
 	works := map[string]bool{}
 	for i, driver := range trialDrivers {
 		found = append(found, results[i].findings(driver)...)
-		works[driver] = results[i].err == nil
+		works[driver] = results[i].err == nil && results[i].failed == nil
 	}
 	return append(found, d.tierFinding(works))
 }
@@ -46,6 +46,9 @@ func tryDriver(ctx context.Context, driver string) driverResult {
 		}
 	}
 	t, err := startTrial(ctx, Config{Isolation: driver, leaveOthers: true})
+	if err != nil && ctx.Err() != nil {
+		return driverResult{failed: ctx.Err()}
+	}
 	if err != nil {
 		return driverResult{err: err}
 	}
@@ -55,6 +58,9 @@ func tryDriver(ctx context.Context, driver string) driverResult {
 		return driverResult{failed: err}
 	}
 	outcome, err := t.run(program, demoDirect+"="+t.lookout.listener.Addr().String())
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // what ended the program
+	}
 	return driverResult{outcome: outcome, failed: err}
 }
 
@@ -71,6 +77,8 @@ func (r driverResult) findings(driver string) []finding {
 			reason, mend = u.Reason, u.Mend
 		}
 		return []finding{absent(driver, "not on this machine: "+reason, mend)}
+	case errors.Is(r.failed, context.DeadlineExceeded):
+		return []finding{broken(driver, "the request was not answered within "+doctorTimeout.String(), "try again when this machine is less busy")}
 	case r.failed != nil:
 		return []finding{broken(driver, "the request failed: "+r.failed.Error(), distrust)}
 	}

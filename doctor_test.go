@@ -22,6 +22,7 @@ import (
 
 	"github.com/starpod/caddy-starpod/ca"
 	"github.com/starpod/caddy-starpod/internal/testbench"
+	"github.com/starpod/caddy-starpod/netns"
 )
 
 // canaryKey is a master key that must not show.
@@ -399,21 +400,16 @@ func TestDoctorTellsWhatHappenedOnTheWire(t *testing.T) {
 		spoil  func(*demoResult)
 		detail string // "" for nothing wrong
 	}{
-		"all is well":                  {func(*demoResult) {}, ""},
-		"the token was not swapped":    {func(r *demoResult) { r.right = strings.ReplaceAll(r.right, "value", r.token) }, "did not receive the value"},
-		"another host got the value":   {func(r *demoResult) { r.wrong += "X: value\r\n" }, "another host received"},
-		"the answer was not masked":    {func(r *demoResult) { r.printed = strings.ReplaceAll(r.printed, "*****", "value") }, "the program saw the value"},
-		"the answer did not come":      {func(r *demoResult) { r.printed = demoVariable + "=" + r.token }, "the program saw the value"},
-		"the program went around it":   {func(r *demoResult) { r.direct = true }, "got around the proxy"},
-		"the program could not be run": {nil, "the request failed"},
+		"all is well":                {func(*demoResult) {}, ""},
+		"the token was not swapped":  {func(r *demoResult) { r.right = strings.ReplaceAll(r.right, "value", r.token) }, "did not receive the value"},
+		"another host got the value": {func(r *demoResult) { r.wrong += "X: value\r\n" }, "another host received"},
+		"the answer was not masked":  {func(r *demoResult) { r.printed = strings.ReplaceAll(r.printed, "*****", "value") }, "the program saw the value"},
+		"the answer did not come":    {func(r *demoResult) { r.printed = demoVariable + "=" + r.token }, "the program saw the value"},
+		"the program went around it": {func(r *demoResult) { r.direct = true }, "got around the proxy"},
 	} {
-		outcome, result := fine, driverResult{outcome: &fine}
-		if test.spoil == nil {
-			result = driverResult{failed: errors.New("exit status 1")}
-		} else {
-			test.spoil(&outcome)
-			result.outcome = &outcome
-		}
+		outcome := fine
+		test.spoil(&outcome)
+		result := driverResult{outcome: &outcome}
 		ill := ""
 		for _, f := range result.findings(driverSealed) {
 			if f.Grade != gradeGood {
@@ -425,6 +421,27 @@ func TestDoctorTellsWhatHappenedOnTheWire(t *testing.T) {
 		}
 		if (ill == "") != (test.detail == "") || !strings.Contains(ill, test.detail) {
 			t.Errorf("%s: got %q, want %q", name, ill, test.detail)
+		}
+	}
+}
+
+func TestDoctorTellsWhyThereWasNoRequest(t *testing.T) {
+	t.Parallel()
+	none := &netns.Unavailable{Reason: "iptables not found", Mend: "install it"}
+	for _, test := range []struct {
+		name, driver string
+		result       driverResult
+		want         finding
+	}{
+		{"the program failed", driverSealed, driverResult{failed: errors.New("exit status 1")}, broken("sealed", "exit status 1", "caddy starpod demo")},
+		{"the machine is busy", driverSealed, driverResult{failed: context.DeadlineExceeded}, broken("sealed", "not answered within 30s", "try again")},
+		{"no such isolation", driverVeth, driverResult{err: none}, absent("veth", "not on this machine: iptables not found", "install it")},
+		{"no proxy", driverEnv, driverResult{err: errors.New("no space left")}, broken("a request through a proxy", "no space left", "can be written to")},
+	} {
+		found := test.result.findings(test.driver)
+		if len(found) != 1 || found[0].Grade != test.want.Grade || found[0].Subject != test.want.Subject ||
+			!strings.Contains(found[0].Detail, test.want.Detail) || !strings.Contains(found[0].Mend, test.want.Mend) {
+			t.Errorf("%s: got %+v, want %+v", test.name, found, test.want)
 		}
 	}
 }
