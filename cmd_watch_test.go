@@ -21,8 +21,8 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
-// running is a `caddy starpod watch` under way.
-type running struct {
+// watchRun is a `caddy starpod watch` under way.
+type watchRun struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	out    io.ReadCloser
@@ -32,10 +32,10 @@ type running struct {
 
 // startWatch starts one, and returns when it has shown the last record before, of
 // one line.
-func (s *site) startWatch(args ...string) *running {
+func (s *site) startWatch(args ...string) *watchRun {
 	s.t.Helper()
 	args = append([]string{"watch", "--replay", "1", "--address", fmt.Sprintf("localhost:%d", s.admin)}, args...)
-	w := &running{t: s.t, cmd: typed{args: args}.prepare(s.t)}
+	w := &watchRun{t: s.t, cmd: typed{args: args}.prepare(s.t)}
 	out, err := w.cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)
@@ -53,7 +53,7 @@ func (s *site) startWatch(args ...string) *running {
 	return w
 }
 
-func (w *running) line() string {
+func (w *watchRun) line() string {
 	w.t.Helper()
 	if !w.lines.Scan() {
 		w.t.Fatalf("got the end (%v), want a line", w.lines.Err())
@@ -62,7 +62,7 @@ func (w *running) line() string {
 }
 
 // end waits for it, and returns what it said to the user.
-func (w *running) end() string {
+func (w *watchRun) end() string {
 	w.t.Helper()
 	if err := w.cmd.Wait(); err != nil {
 		w.t.Errorf("got %v, want status 0; standard error:\n%s", err, &w.stderr)
