@@ -123,7 +123,13 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	if err != nil {
 		return dest, refuseAuthority(err.Error())
 	}
-	if _, err := p.Guard.CheckName(dest); err != nil {
+	if contradicted(r, dest) {
+		return dest, &Refusal{
+			Status: http.StatusMisdirectedRequest, Rule: RuleMisdirected,
+			Reason: "the field Host of the CONNECT names another than its authority, " + dest.HostPort(),
+		}
+	}
+	if err := p.checkName(dest); err != nil {
 		return dest, err
 	}
 	if !p.intercepts(r.Context(), dest) {

@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // EgressOptions is what there is to say about connections to upstreams besides
@@ -166,6 +168,12 @@ func rewrite(pr *httputil.ProxyRequest) {
 		if !connectionNamed(in.Header, name) {
 			out.Header[name] = values
 		}
+	}
+	if httpguts.HeaderValuesContainsToken(out.Header["Upgrade"], "h2c") {
+		// Behind it come requests that nobody here reads, and no host needs it any
+		// more (RFC 9113, section 3.1).
+		out.Header.Del("Connection")
+		out.Header.Del("Upgrade")
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -47,10 +49,12 @@ func newExchange(dest Destination, r *http.Request) (*exchange, error) {
 	switch {
 	case r.Method == http.MethodConnect:
 		return nil, &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "CONNECT inside a tunnel is not served"}
+	case r.TLS == nil: // :scheme is http, which net/http tells by leaving TLS out
+		return nil, errNotHTTPS
 	case !sniAgrees(r.TLS.ServerName, dest):
 		return nil, misdirected("the TLS server name", r.TLS.ServerName)
 	case r.URL.Scheme != "" && r.URL.Scheme != "https":
-		return nil, &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "only https:// is served inside a tunnel"}
+		return nil, errNotHTTPS
 	case ambiguousTarget(r.RequestURI):
 		return nil, refuseAuthority(ambiguous)
 	case r.URL.User != nil:
@@ -59,8 +63,37 @@ func newExchange(dest Destination, r *http.Request) (*exchange, error) {
 		return nil, misdirected("the URL's host", r.URL.Host)
 	case !dest.agrees(r.Host):
 		return nil, misdirected("Host", r.Host)
+	case contradicted(r, dest):
+		return nil, misdirected("the field Host", strings.Join(r.Header["Host"], ", "))
+	case lengthLies(r):
+		return nil, errLength
 	}
 	return &exchange{dest: dest, original: r, host: r.Host, dropped: dottedHeaders(r.Header)}, nil
+}
+
+var (
+	errNotHTTPS = &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "only https:// is served inside a tunnel"}
+	errLength   = &Refusal{Status: http.StatusBadRequest, Rule: RuleBody, Reason: "Content-Length is not the length of the body"}
+)
+
+// contradicted reports whether a request has a field Host that names somebody
+// else. net/http leaves one that came beside :authority in the header of HTTP/2;
+// of HTTP/1 it leaves none, and puts the authority of the target in its place, as
+// RFC 9112, section 3.2.2, demands.
+func contradicted(r *http.Request, dest Destination) bool {
+	return slices.ContainsFunc(r.Header["Host"], func(name string) bool { return !dest.agrees(name) })
+}
+
+// lengthLies reports whether the Content-Length of a request over HTTP/2 is
+// malformed, or stated of a body that there is not (RFC 9113, section 8.1.1).
+// net/http takes either for a length of 0.
+func lengthLies(r *http.Request) bool {
+	stated := r.Header["Content-Length"]
+	if r.ProtoMajor < 2 || len(stated) == 0 {
+		return false
+	}
+	length, err := strconv.ParseUint(stated[0], 10, 63)
+	return len(stated) > 1 || err != nil || int64(length) != r.ContentLength
 }
 
 // sniAgrees reports whether a server name is the destination's host. Clients

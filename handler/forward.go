@@ -58,7 +58,7 @@ func forwardingFrom(ctx context.Context) *forwarding {
 // serveForward carries one request to dest and its response back. ex is nil for
 // a request that came in absolute form.
 func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destination, ex *exchange, next NextFunc) error {
-	if _, err := p.Guard.CheckName(dest); err != nil {
+	if err := p.checkName(dest); err != nil {
 		return err
 	}
 	keys, err := p.Keys()

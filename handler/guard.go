@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -103,6 +104,7 @@ var specialRanges = []struct {
 	{netip.MustParsePrefix("100.64.0.0/10"), "carrier-grade NAT"},
 	{netip.MustParsePrefix("192.0.0.0/24"), "protocol assignments"},
 	{netip.MustParsePrefix("198.18.0.0/15"), "benchmarking"},
+	{netip.MustParsePrefix("2001:2::/48"), "benchmarking"},
 	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 	{netip.MustParsePrefix("240.0.0.0/4"), "reserved and broadcast"},
@@ -112,6 +114,18 @@ var specialRanges = []struct {
 
 const cloudMetadata = "cloud metadata"
 
+// specialNames are names that lead to a special address by definition: localhost
+// (RFC 6761, section 6.3), with all below it, and those of metadata services.
+var specialNames = []struct {
+	name string
+	addr netip.Addr
+}{
+	{"localhost", netip.AddrFrom4([4]byte{127, 0, 0, 1})},
+	{"metadata.google.internal", netip.AddrFrom4([4]byte{169, 254, 169, 254})},
+	{"metadata.goog", netip.AddrFrom4([4]byte{169, 254, 169, 254})},
+	{"instance-data.ec2.internal", netip.AddrFrom4([4]byte{169, 254, 169, 254})},
+}
+
 // special returns the name of the special range that holds addr, "" for none.
 func special(addr netip.Addr) string {
 	for _, r := range specialRanges {
@@ -119,44 +133,73 @@ func special(addr netip.Addr) string {
 			return r.name
 		}
 	}
-	if inner, how := embedded(addr); how != "" {
-		if name := special(inner); name != "" {
-			return name + " (inside " + how + ")"
+	for _, way := range embedded(addr) {
+		if name := special(way.addr); name != "" {
+			return name + " (inside " + way.how + ")"
 		}
 	}
 	return ""
 }
 
-// embedded returns the IPv4 address that an IPv6 address leads to, and by which
-// mechanism: IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765), 6to4
-// (RFC 3056), NAT64 (RFC 6052, the well-known and the local-use prefix) or
-// Teredo (RFC 4380, complemented).
-func embedded(addr netip.Addr) (netip.Addr, string) {
+// way is an IPv4 address that an IPv6 address leads to, and by which mechanism.
+type way struct {
+	addr netip.Addr
+	how  string
+}
+
+// embedded returns the IPv4 addresses that an IPv6 address may lead to:
+// IPv4-mapped and IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765), 6to4
+// (RFC 3056), NAT64 (RFC 6052: the well-known prefix, and every layout in the
+// local-use one), Teredo (RFC 4380: server, and client in its complement) and
+// ISATAP (RFC 5214, below any prefix).
+func embedded(addr netip.Addr) (ways []way) {
 	if !addr.Is6() {
-		return netip.Addr{}, ""
+		return nil
 	}
 	b := addr.As16()
-	v4 := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{b[i], b[i+1], b[i+2], b[i+3]}) }
-	switch {
-	case netip.MustParsePrefix("::/96").Contains(addr):
-		return v4(12), "an IPv4-compatible address"
-	case netip.MustParsePrefix("::ffff:0:0:0/96").Contains(addr):
-		return v4(12), "an IPv4-translated address"
-	case b[0] == 0x20 && b[1] == 0x02:
-		return v4(2), "6to4"
-	case netip.MustParsePrefix("64:ff9b::/96").Contains(addr), netip.MustParsePrefix("64:ff9b:1::/48").Contains(addr):
-		return v4(12), "NAT64"
-	case netip.MustParsePrefix("2001::/32").Contains(addr):
-		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), "Teredo"
+	add := func(how string, i, j, k, l int) {
+		ways = append(ways, way{netip.AddrFrom4([4]byte{b[i], b[j], b[k], b[l]}), how})
 	}
-	return netip.Addr{}, ""
+	switch {
+	case addr.Is4In6():
+		add("an IPv4-mapped address", 12, 13, 14, 15)
+	case prefixCompatible.Contains(addr):
+		add("an IPv4-compatible address", 12, 13, 14, 15)
+	case prefixTranslated.Contains(addr):
+		add("an IPv4-translated address", 12, 13, 14, 15)
+	case prefix6to4.Contains(addr):
+		add("6to4", 2, 3, 4, 5)
+	case prefixNAT64.Contains(addr):
+		add("NAT64", 12, 13, 14, 15)
+	case prefixLocalNAT64.Contains(addr): // octet 8 is never a part of the address
+		add("NAT64", 12, 13, 14, 15)
+		add("NAT64", 6, 7, 9, 10)
+		add("NAT64", 7, 9, 10, 11)
+		add("NAT64", 9, 10, 11, 12)
+	case prefixTeredo.Contains(addr):
+		add("Teredo", 4, 5, 6, 7)
+		ways = append(ways, way{netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), "Teredo"})
+	}
+	if b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe {
+		add("ISATAP", 12, 13, 14, 15)
+	}
+	return ways
 }
+
+var (
+	prefixCompatible = netip.MustParsePrefix("::/96")
+	prefixTranslated = netip.MustParsePrefix("::ffff:0:0:0/96")
+	prefix6to4       = netip.MustParsePrefix("2002::/16")
+	prefixNAT64      = netip.MustParsePrefix("64:ff9b::/96")
+	prefixLocalNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
+	prefixTeredo     = netip.MustParsePrefix("2001::/32")
+)
 
 // CheckName judges a destination before it is resolved. decided says that a
 // name rule spoke, so that the addresses behind the name are open.
 func (g *Guard) CheckName(d Destination) (decided bool, err error) {
 	if addr, err := netip.ParseAddr(d.Host); err == nil {
-		return false, g.checkAddr(d, addr.Unmap())
+		return false, g.checkAddr(d, addr)
 	}
 	for _, r := range g.Rules {
 		if r.Host == "" || !r.matchesName(d) {
@@ -178,6 +221,7 @@ func (r EgressRule) matchesName(d Destination) bool {
 // walked in order, name rules too, since an address rule written before a name
 // rule decides first.
 func (g *Guard) checkAddr(d Destination, addr netip.Addr) error {
+	addr = addr.Unmap().WithZone("")
 	if g.isSelf(netip.AddrPortFrom(addr, d.Port)) {
 		return &Refusal{
 			Status: http.StatusForbidden, Rule: RuleSelf,
@@ -231,17 +275,20 @@ func (r EgressRule) matchesAddr(addr netip.Addr) bool {
 		return true
 	}
 	// A deny of an IPv4 range reaches the IPv6 ways into it; an allow does not.
-	if inner, how := embedded(addr); how != "" && !r.Allow {
-		return r.Net.Contains(inner)
-	}
-	return false
+	return !r.Allow && slices.ContainsFunc(embedded(addr), func(w way) bool { return r.Net.Contains(w.addr) })
 }
 
 // isSelf reports whether target is one of the proxy's own listeners. A wildcard
-// listener is reached by every address of this machine.
+// listener is reached by every address of this machine, and an IPv4 one by the
+// IPv6 ways to it.
 func (g *Guard) isSelf(target netip.AddrPort) bool {
 	if g.Self == nil {
 		return false
+	}
+	for _, way := range embedded(target.Addr()) {
+		if g.isSelf(netip.AddrPortFrom(way.addr, target.Port())) {
+			return true
+		}
 	}
 	for _, own := range g.Self() {
 		if own.Port() != target.Port() {
@@ -287,7 +334,7 @@ func (g *Guard) Dial(ctx context.Context, d Destination) (net.Conn, error) {
 			if err != nil {
 				return fmt.Errorf("judging %s: %w", address, err)
 			}
-			return g.checkAddr(d, target.Addr().Unmap().WithZone(""))
+			return g.checkAddr(d, target.Addr())
 		},
 	}
 	conn, err := dialer.DialContext(ctx, "tcp", d.HostPort())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -154,9 +155,36 @@ func (p *Proxy) serveAbsolute(w http.ResponseWriter, r *http.Request, next NextF
 	if err != nil {
 		return dest, refuseAuthority(err.Error())
 	}
-	// Go's server has put the URL's authority in the place of Host, as RFC 9112
-	// demands of a proxy, so there is nothing left that could disagree.
+	// Over HTTP/1 Go's server has put the URL's authority in the place of Host, as
+	// RFC 9112 demands of a proxy; over HTTP/2 :authority is whatever came.
+	if !dest.agrees(r.Host) || contradicted(r, dest) {
+		return dest, &Refusal{
+			Status: http.StatusMisdirectedRequest, Rule: RuleMisdirected,
+			Reason: "the request is for " + dest.String() + ", but " + quoteName(r.Host) + " is in :authority or Host",
+		}
+	}
+	if lengthLies(r) {
+		return dest, errLength
+	}
 	return dest, p.serveForward(w, r, dest, nil, next)
+}
+
+// checkName judges what is known of dest before anything is dialled. Behind an
+// upstream proxy nobody sees the address of a name, so the names that stand for a
+// special one are judged by it.
+func (p *Proxy) checkName(dest Destination) error {
+	if _, err := p.Guard.CheckName(dest); err != nil {
+		return err
+	}
+	if p.Egress.Upstream == nil {
+		return nil
+	}
+	for _, known := range specialNames {
+		if dest.Host == known.name || strings.HasSuffix(dest.Host, "."+known.name) {
+			return p.Guard.checkAddr(dest, known.addr)
+		}
+	}
+	return nil
 }
 
 func refuseAuthority(why string) *Refusal {

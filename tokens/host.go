@@ -39,6 +39,9 @@ func CanonicalHost(host string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("host name is not a valid international name: %w", err)
 		}
+		if endsInNumber(strings.TrimSuffix(ascii, ".")) {
+			return "", errors.New("an IPv4 address is written in plain digits and dots, like 192.0.2.1")
+		}
 		host = ascii
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
