@@ -9,24 +9,41 @@ import (
 )
 
 // adminListen returns where the configuration that ctx belongs to has its admin
-// endpoint, "" if it has none. Caddy does not tell modules, so the field behind
-// the context is read; where it is not to be had, the default counts.
-func adminListen(ctx caddy.Context) string {
-	config := reflect.ValueOf(ctx).FieldByName("cfg")
-	if !config.IsValid() || config.Kind() != reflect.Pointer || config.IsNil() {
-		return caddy.DefaultAdminListen
+// endpoints, the local one and the remote one. Caddy does not tell modules, so the
+// field behind the context is read; where it is not to be had, the defaults count.
+func adminListen(ctx caddy.Context) []string {
+	config := field(reflect.ValueOf(ctx), "cfg")
+	admin := field(config, "Admin")
+	if !admin.IsValid() {
+		return []string{caddy.DefaultAdminListen}
 	}
-	admin := config.Elem().FieldByName("Admin")
-	if !admin.IsValid() || admin.Kind() != reflect.Pointer || admin.IsNil() {
-		return caddy.DefaultAdminListen
+	var all []string
+	if disabled := admin.FieldByName("Disabled"); !disabled.IsValid() || !disabled.Bool() {
+		all = append(all, listenOf(admin, caddy.DefaultAdminListen))
 	}
-	if disabled := admin.Elem().FieldByName("Disabled"); disabled.IsValid() && disabled.Bool() {
-		return ""
+	if remote := field(admin, "Remote"); remote.IsValid() {
+		all = append(all, listenOf(remote, caddy.DefaultRemoteAdminListen))
 	}
-	if listen := admin.Elem().FieldByName("Listen"); listen.IsValid() && listen.String() != "" {
+	return all
+}
+
+// field returns what a pointer in a struct points to, not valid if there is none.
+func field(of reflect.Value, name string) reflect.Value {
+	if !of.IsValid() {
+		return of
+	}
+	pointer := of.FieldByName(name)
+	if !pointer.IsValid() || pointer.Kind() != reflect.Pointer || pointer.IsNil() {
+		return reflect.Value{}
+	}
+	return pointer.Elem()
+}
+
+func listenOf(endpoint reflect.Value, standard string) string {
+	if listen := endpoint.FieldByName("Listen"); listen.IsValid() && listen.String() != "" {
 		return listen.String()
 	}
-	return caddy.DefaultAdminListen
+	return standard
 }
 
 // tcpAddresses returns what a listener address of Caddy stands for; nothing for

@@ -44,7 +44,7 @@ type App struct {
 	dir     string // DataDir, absolute
 	issuer  certmagic.Issuer
 	roots   []*x509.Certificate
-	proxies []*handler.Proxy
+	proxies []attached
 	starts  []func() error
 	stats   *handler.Stats
 	admin   []netip.AddrPort
@@ -108,7 +108,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if _, err := a.Namespace.veth(); err != nil {
 		return fmt.Errorf("namespace: %w", err)
 	}
-	a.admin = tcpAddresses(adminListen(ctx))
+	for _, listen := range adminListen(ctx) {
+		a.admin = append(a.admin, tcpAddresses(listen)...)
+	}
 	if a.CA != nil {
 		return a.provisionIssuer(ctx)
 	}
@@ -170,8 +172,24 @@ func (a *App) TierLevel() int {
 // Attach implements [handler.Runtime].
 func (a *App) Attach(p *handler.Proxy, start func() error) {
 	p.Stats, p.Watch = a.stats, records.publish
-	a.proxies = append(a.proxies, p)
+	a.proxies = append(a.proxies, attached{p, p.Guard.Self})
+	p.Guard.Self = a.self
 	a.starts = append(a.starts, start)
+}
+
+// attached is a proxy of this app, and where it can be reached.
+type attached struct {
+	*handler.Proxy
+	self func() []netip.AddrPort
+}
+
+// self returns the addresses of all proxies: none shall lead to another, whose
+// rules and keys may be others, or round in a circle.
+func (a *App) self() (all []netip.AddrPort) {
+	for _, p := range a.proxies {
+		all = append(all, p.self()...)
+	}
+	return all
 }
 
 // Authority implements [handler.Runtime]. The first call loads or makes the

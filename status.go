@@ -27,7 +27,7 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 	}
 	for _, p := range a.proxies {
 		proxy := ProxyStatus{Intercept: p.Authority != nil, Listen: []string{}}
-		for _, addr := range p.Guard.Self() {
+		for _, addr := range p.self() {
 			if !slices.Contains(a.Listeners(), addr) {
 				proxy.Listen = append(proxy.Listen, addr.String())
 			}

@@ -2,16 +2,12 @@ package handler
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
-
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 func TestParseDestination(t *testing.T) {
@@ -53,6 +49,22 @@ func TestParseDestination(t *testing.T) {
 		{"0x7f000001:443", 0, ""},
 		{"2130706433:443", 0, ""},
 		{"0177.0.0.1:443", 0, ""},
+		{"0x7f.0.0.1:443", 0, ""},
+		{"127.0.0.1.:443", 0, "https://127.0.0.1"},
+		{"127.0.0.01:443", 0, ""},
+		{"１２７.０.０.１:443", 0, ""},
+		{"127。0。0。1:443", 0, ""},
+		{"１２７．１:443", 0, ""},
+		{"①②⑦.0.0.1:443", 0, ""},
+		{"0ｘ7f000001:443", 0, ""},
+		{"ａｐｉ．test:443", 0, "https://api.test"},
+		{"api。test。:443", 0, "https://api.test"},
+		{"api.test:0443", 0, "https://api.test"},
+		{"[::ffff:192.0.2.1]:443", 0, "https://[::ffff:192.0.2.1]"},
+		{"[0:0:0:0:0:ffff:c000:201]:443", 0, "https://[::ffff:192.0.2.1]"},
+		{"[2001:db8::1%25eth0]:443", 0, ""},
+		{"[]:443", 0, ""},
+		{"[::1]]:443", 0, ""},
 		{"", 443, ""},
 		{":443", 0, ""},
 		{".:443", 0, ""},
@@ -305,7 +317,8 @@ func TestHTTP2PseudoHeaders(t *testing.T) {
 		{"no authority", fields{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}}, "421"},
 		{"host in place of authority", fields{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}, {"host", api}}, "200"},
 		{"evil host in place of authority", fields{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}, {"host", evil}}, "421"},
-		{"evil host beside authority", fields{{":method", "GET"}, {":scheme", "https"}, {":authority", api}, {":path", "/"}, {"host", evil}}, "200"},
+		{"evil host beside authority", fields{{":method", "GET"}, {":scheme", "https"}, {":authority", api}, {":path", "/"}, {"host", evil}}, "421"},
+		{"the same host beside authority", fields{{":method", "GET"}, {":scheme", "https"}, {":authority", api}, {":path", "/"}, {"host", api}}, "200"},
 		{"two authorities", fields{{":method", "GET"}, {":scheme", "https"}, {":authority", api}, {":authority", evil}, {":path", "/"}}, ""},
 		{"absolute path of another", fields{{":method", "GET"}, {":scheme", "https"}, {":authority", api}, {":path", "https://" + evil + "/x"}}, "421"},
 		{"absolute path", fields{{":method", "GET"}, {":scheme", "https"}, {":authority", api}, {":path", "https://" + api + "/x"}}, "200"},
@@ -342,33 +355,5 @@ func TestHTTP2PseudoHeaders(t *testing.T) {
 // the API. It returns :status, "" if the stream or connection was cut.
 func (b *bench) sendHTTP2(fields [][2]string) (status string) {
 	b.t.Helper()
-	conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "h2")
-	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
-		b.t.Fatal(err)
-	}
-	framer := http2.NewFramer(conn, conn)
-	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for _, field := range fields {
-		_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
-	}
-	_ = framer.WriteSettings()
-	_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
-	for {
-		frame, err := framer.ReadFrame()
-		if err != nil {
-			return ""
-		}
-		switch frame := frame.(type) {
-		case *http2.MetaHeadersFrame:
-			return frame.PseudoValue("status")
-		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
-			return ""
-		case *http2.SettingsFrame:
-			if !frame.IsAck() {
-				_ = framer.WriteSettingsAck()
-			}
-		}
-	}
+	return b.sendFrames(h2Message{fields: fields}, strings.NewReplacer())
 }

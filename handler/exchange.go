@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/starpod/caddy-starpod/tokens"
+	"golang.org/x/net/http/httpguts"
 )
 
 // exchange is what is known of a request from inside a tunnel before Caddy has
@@ -49,12 +50,12 @@ func newExchange(dest Destination, r *http.Request) (*exchange, error) {
 	switch {
 	case r.Method == http.MethodConnect:
 		return nil, &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "CONNECT inside a tunnel is not served"}
-	case r.TLS == nil: // :scheme is http, which net/http tells by leaving TLS out
-		return nil, errNotHTTPS
+	case !httpguts.ValidHeaderFieldName(r.Method): // a token as well, which HTTP/2's server does not check
+		return nil, refuseAuthority("the method is not a token")
 	case !sniAgrees(r.TLS.ServerName, dest):
 		return nil, misdirected("the TLS server name", r.TLS.ServerName)
 	case r.URL.Scheme != "" && r.URL.Scheme != "https":
-		return nil, errNotHTTPS
+		return nil, &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "only https:// is served inside a tunnel"}
 	case ambiguousTarget(r.RequestURI):
 		return nil, refuseAuthority(ambiguous)
 	case r.URL.User != nil:
@@ -71,10 +72,7 @@ func newExchange(dest Destination, r *http.Request) (*exchange, error) {
 	return &exchange{dest: dest, original: r, host: r.Host, dropped: dottedHeaders(r.Header)}, nil
 }
 
-var (
-	errNotHTTPS = &Refusal{Status: http.StatusBadRequest, Rule: RuleTunnel, Reason: "only https:// is served inside a tunnel"}
-	errLength   = &Refusal{Status: http.StatusBadRequest, Rule: RuleBody, Reason: "Content-Length is not the length of the body"}
-)
+var errLength = &Refusal{Status: http.StatusBadRequest, Rule: RuleBody, Reason: "Content-Length is not the length of the body"}
 
 // contradicted reports whether a request has a field Host that names somebody
 // else. net/http leaves one that came beside :authority in the header of HTTP/2;

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
+	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -120,7 +121,24 @@ func (f *forwarding) handOver(w http.ResponseWriter, r *http.Request, next NextF
 	f.note(f.result)
 	u.Scheme, u.Host = f.dest.Scheme, out.URL.Host
 	out.URL, out.RequestURI = u, u.RequestURI()
+	if len(f.tokens) > 0 {
+		defer f.hidePanic()
+	}
 	return next(w, out)
+}
+
+// hidePanic keeps what a handler said that has seen values out of the log, where
+// net/http would write it.
+func (f *forwarding) hidePanic() {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if cause != http.ErrAbortHandler {
+		f.proxy.Log.Error("the handler behind egress next panicked; what it said is not shown, for it had seen values",
+			zap.String("type", fmt.Sprintf("%T", cause)), zap.Stack("stack"))
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // refusal turns an error of swapping or sending into the answer.

@@ -141,8 +141,8 @@ func special(addr netip.Addr) string {
 	return ""
 }
 
-// way is an IPv4 address that an IPv6 address leads to, and by which mechanism.
-type way struct {
+// innerAddr is an IPv4 address that an IPv6 address leads to, and by which mechanism.
+type innerAddr struct {
 	addr netip.Addr
 	how  string
 }
@@ -152,13 +152,13 @@ type way struct {
 // (RFC 3056), NAT64 (RFC 6052: the well-known prefix, and every layout in the
 // local-use one), Teredo (RFC 4380: server, and client in its complement) and
 // ISATAP (RFC 5214, below any prefix).
-func embedded(addr netip.Addr) (ways []way) {
+func embedded(addr netip.Addr) (ways []innerAddr) {
 	if !addr.Is6() {
 		return nil
 	}
 	b := addr.As16()
 	add := func(how string, i, j, k, l int) {
-		ways = append(ways, way{netip.AddrFrom4([4]byte{b[i], b[j], b[k], b[l]}), how})
+		ways = append(ways, innerAddr{netip.AddrFrom4([4]byte{b[i], b[j], b[k], b[l]}), how})
 	}
 	switch {
 	case addr.Is4In6():
@@ -178,7 +178,7 @@ func embedded(addr netip.Addr) (ways []way) {
 		add("NAT64", 9, 10, 11, 12)
 	case prefixTeredo.Contains(addr):
 		add("Teredo", 4, 5, 6, 7)
-		ways = append(ways, way{netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), "Teredo"})
+		ways = append(ways, innerAddr{netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), "Teredo"})
 	}
 	if b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe {
 		add("ISATAP", 12, 13, 14, 15)
@@ -275,7 +275,7 @@ func (r EgressRule) matchesAddr(addr netip.Addr) bool {
 		return true
 	}
 	// A deny of an IPv4 range reaches the IPv6 ways into it; an allow does not.
-	return !r.Allow && slices.ContainsFunc(embedded(addr), func(w way) bool { return r.Net.Contains(w.addr) })
+	return !r.Allow && slices.ContainsFunc(embedded(addr), func(i innerAddr) bool { return r.Net.Contains(i.addr) })
 }
 
 // isSelf reports whether target is one of the proxy's own listeners. A wildcard

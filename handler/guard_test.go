@@ -63,6 +63,15 @@ var closedAddresses = []struct {
 	{"local NAT64 metadata", "64:ff9b:1::a9fe:a9fe", true},
 	{"local NAT64 metadata, /48 layout", "64:ff9b:1:a9fe:a9:fe00::", true},
 	{"Teredo metadata", "2001:0:0:0:0:0:5601:5601", true},
+	{"Teredo client behind a public server", "2001:0:4136:e378:8000:63bf:f5fe:fdfc", false},
+	{"Teredo server at home", "2001:0:a01:203:8000:63bf:3fff:fdd2", false},
+	{"ISATAP private", "2606:4700::5efe:10.1.2.3", false},
+	{"ISATAP metadata, universal bit", "2606:4700::200:5efe:169.254.169.254", true},
+	{"6to4 of a public address, ISATAP private", "2002:101:101:0:0:5efe:a01:203", false},
+	{"local NAT64, /56 layout", "64:ff9b:1:a:1:203::", false},
+	{"local NAT64, /64 layout", "64:ff9b:1:0:a:102:300:0", false},
+	{"local NAT64 of a public address", "64:ff9b:1::101:101", false},
+	{"benchmarking, IPv6", "2001:2::1", false},
 }
 
 // TestClosedByDefault asks the guard about each special range, as a literal and
@@ -142,7 +151,8 @@ func TestWhatOpensAnAddress(t *testing.T) {
 			}
 		}
 	}
-	for _, open := range []string{"1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101", "2002:101:101::1"} {
+	for _, open := range []string{"1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101", "2002:101:101::1",
+		"2606:4700::5efe:1.1.1.1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "::ffff:1.1.1.1"} {
 		if err := new(Guard).checkAddr(dest, netip.MustParseAddr(open)); err != nil {
 			t.Errorf("%s: got %v without rules, want it open", open, err)
 		}
@@ -170,6 +180,11 @@ func TestRuleOrder(t *testing.T) {
 		{[]string{"deny 1.1.1.0/24", "allow a.test"}, "a.test", "1.1.1.1", false},
 		{[]string{"deny 1.1.1.0/24"}, "a.test", "64:ff9b::101:101", false},
 		{[]string{"deny 1.1.1.0/24"}, "a.test", "2002:101:101::1", false},
+		{[]string{"deny 1.1.1.0/24"}, "a.test", "2606:4700::5efe:1.1.1.1", false},
+		{[]string{"deny 65.54.227.0/24"}, "a.test", "2001:0:4136:e378:8000:63bf:3fff:fdd2", false},
+		{[]string{"deny 192.0.2.0/24"}, "a.test", "2001:0:4136:e378:8000:63bf:3fff:fdd2", false},
+		{[]string{"deny 10.0.0.0/8", "allow 64:ff9b:1::/48"}, "a.test", "64:ff9b:1:a01:2:300::", false},
+		{[]string{"allow 64:ff9b:1::/48"}, "a.test", "64:ff9b:1::101:101", true},
 		{[]string{"allow 10.0.0.0/8"}, "a.test", "2002:a01:203::1", false},
 		{[]string{"allow *.test", "allow 10.0.0.0/8"}, "a.test", "10.1.2.3", true},
 		{[]string{"allow *.test", "deny 10.0.0.0/8"}, "a.test", "10.1.2.3", false},
@@ -312,6 +327,23 @@ func TestDeniedNameHasNoTunnel(t *testing.T) {
 		t.Errorf("literal: got status %d, want 403", response.StatusCode)
 	}
 	b.nothingReached()
+}
+
+// TestSelfByOtherSpellings: an IPv6 way to a listener is the listener.
+func TestSelfByOtherSpellings(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1", "0.0.0.0", "::"} {
+		guard := &Guard{Rules: mustRules(t, "allow ::/0 0.0.0.0/0"), Self: func() []netip.AddrPort {
+			return []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(listen), 8080)}
+		}}
+		for _, addr := range []string{"127.0.0.1", "::ffff:127.0.0.1", "::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "0.0.0.0", "::"} {
+			for port, refused := range map[uint16]bool{8080: true, 8081: false} {
+				err := guard.checkAddr(Destination{"http", "a.test", port}, netip.MustParseAddr(addr))
+				if refusedBy(err, RuleSelf) != refused {
+					t.Errorf("%s at %s:%d: got %v, want a refusal: %v", listen, addr, port, err, refused)
+				}
+			}
+		}
+	}
 }
 
 // TestSelf: the proxy does not connect to itself, whatever is allowed.

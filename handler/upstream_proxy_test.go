@@ -187,7 +187,8 @@ func TestUpstreamProxyIsGuarded(t *testing.T) {
 		p.Guard.Rules = mustRules(t, "deny evil.starpod.test")
 		corporate = startCorporate(t, "http", p, url.UserPassword("corp", "p@ss"))
 	})
-	for _, authority := range []string{"evil.starpod.test:443", "169.254.169.254:80", "127.0.0.1:80"} {
+	for _, authority := range []string{"evil.starpod.test:443", "169.254.169.254:80", "127.0.0.1:80",
+		"localhost:80", "LOCALHOST.:80", "db.localhost:80", "metadata.google.internal:80", "[::ffff:10.0.0.1]:80"} {
 		if _, response := b.connect(authority); response.StatusCode != 403 {
 			t.Errorf("CONNECT %s: got status %d, want 403", authority, response.StatusCode)
 		}
@@ -198,6 +199,20 @@ func TestUpstreamProxyIsGuarded(t *testing.T) {
 	}
 	if asked := corporate.last(); asked != "" {
 		t.Errorf("the other proxy was asked for %q, want nothing", asked)
+	}
+}
+
+// TestUpstreamProxyMayBeAskedForLocalhost where a rule says so.
+func TestUpstreamProxyMayBeAskedForLocalhost(t *testing.T) {
+	for _, rule := range []string{"allow localhost", "allow 127.0.0.0/8", "allow private_ranges"} {
+		b := newBench(t, func(p *Proxy) {
+			p.Guard.Rules = mustRules(t, rule)
+			startCorporate(t, "http", p, url.UserPassword("corp", "p@ss"))
+		})
+		response, body := b.do(b.client(false), b.request("GET", b.up.PlainURL("x.localhost")+"/", ""))
+		if want := map[bool]int{true: 403, false: 200}[rule == "allow localhost"]; response.StatusCode != want {
+			t.Errorf("%s: got status %d %s, want %d", rule, response.StatusCode, body, want)
+		}
 	}
 }
 
