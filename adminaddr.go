@@ -12,7 +12,10 @@ import (
 // endpoints, the local one and the remote one. Caddy does not tell modules, so the
 // field behind the context is read; where it is not to be had, the defaults count.
 func adminListen(ctx caddy.Context) []string {
-	config := field(reflect.ValueOf(ctx), "cfg")
+	return adminEndpoints(field(reflect.ValueOf(ctx), "cfg"))
+}
+
+func adminEndpoints(config reflect.Value) []string {
 	admin := field(config, "Admin")
 	if !admin.IsValid() {
 		return []string{caddy.DefaultAdminListen}
