@@ -3,6 +3,7 @@ package handler
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -264,7 +265,7 @@ func TestGuardedWays(t *testing.T) {
 		{"denied name", "denied.starpod.test", RuleEgress, "deny denied.starpod.test", "deny denied.starpod.test"},
 		{"mapped private address", "[::ffff:10.0.0.1]", RuleEgress, "private", "allow 10.0.0.1"},
 	} {
-		for _, way := range []string{"absolute form", "intercepted", "blind"} {
+		for _, way := range []string{"absolute form", "intercepted", "intercepted, WebSocket", "intercepted, HTTP/2", "blind"} {
 			t.Run(test.name+" "+way, func(t *testing.T) {
 				b := newBench(t, func(p *Proxy) {
 					p.Guard.Rules = mustRules(t, "deny denied.starpod.test", "allow 127.0.0.0/8")
@@ -299,15 +300,30 @@ func (b *bench) askGuarded(way, host string) (status int, body string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if way == "intercepted" && response.StatusCode == 200 {
+	if strings.HasPrefix(way, "intercepted") && response.StatusCode == 200 {
 		// Names are resolved when a request comes; the certificate does not matter.
 		server := strings.Trim(host, "[]")
 		if net.ParseIP(server) != nil {
 			server = ""
 		}
 		_ = conn.Close()
-		secure := b.insecureTunnel(host+":443", server)
-		response = b.sendOver(secure, fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host))
+		fields := ""
+		switch way {
+		case "intercepted, HTTP/2":
+			conn, _ = b.connect(host + ":443")
+			secure := tls.Client(conn, &tls.Config{ServerName: server, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+			response, err = inTunnel(b.t, secure, true).Get("https://" + host + "/")
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			defer response.Body.Close()
+		case "intercepted, WebSocket":
+			fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+			fallthrough
+		default:
+			secure := b.insecureTunnel(host+":443", server)
+			response = b.sendOver(secure, fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n%s\r\n", host, fields))
+		}
 	}
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
