@@ -50,31 +50,28 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
-// TestFaultsLeaveNoDescriptors counts them around each fault.
+// TestFaultsLeaveNoDescriptors counts them before and after all faults.
 func TestFaultsLeaveNoDescriptors(t *testing.T) {
 	b := newBench(t, func(p *Proxy) { p.Swap.BodyBuffer = smallBuffer })
 	b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/", ""))
+	leaf := b.faultyLeaf()
+	var targets []string
 	for _, f := range faults {
-		b.logs.TakeAll()
-		authority, keys := b.faulty(f) // its listener stays
-		before := testbench.ReadUsage(t, os.Getpid()).FDs
-		client := b.client(false)
-		for range 3 {
-			if response, err := client.Do(b.request("POST", "https://"+authority+"/", strings.Repeat("x", 300_000))); err == nil {
-				response.Body.Close()
-			}
-			select {
-			case <-keys:
-			default:
-			}
-		}
-		client.CloseIdleConnections()
-		b.proxy.upstream.closeIdle()
-		testbench.Await(t, longest, func() error {
-			if now := testbench.ReadUsage(t, os.Getpid()).FDs; now > before {
-				return fmt.Errorf("%s: got %d descriptors, want %d", f.name, now, before)
-			}
-			return nil
-		})
+		authority, _ := b.faulty(f, leaf) // its listener stays
+		targets = append(targets, "https://"+authority+"/")
 	}
+	before := testbench.ReadUsage(t, os.Getpid()).FDs
+	client := b.client(false)
+	for _, target := range targets {
+		if response, err := client.Do(b.request("POST", target, strings.Repeat("x", faultBody))); err == nil {
+			response.Body.Close()
+		}
+	}
+	client.CloseIdleConnections()
+	testbench.Await(t, longest, func() error {
+		if now := testbench.ReadUsage(t, os.Getpid()).FDs; now > before {
+			return fmt.Errorf("got %d descriptors, want %d", now, before)
+		}
+		return nil
+	})
 }

@@ -28,6 +28,8 @@ type fault struct {
 	sees  string // what the client sees: a rule of a 502, or "an answer that breaks off"
 }
 
+const faultBody = 20 * smallBuffer // bytes
+
 const brokenOff = "an answer that breaks off"
 
 // reset ends a connection as a crash does.
@@ -41,17 +43,14 @@ func reset(conn net.Conn) {
 	}
 }
 
-// behindHead sends an answer, or the beginning of one, behind the head of the
-// request, and resets.
-func behindHead(answer string) func(net.Conn) {
+// breakingOff takes the whole request, so that what it answers arrives, and ends
+// the connection behind an answer or the beginning of one.
+func breakingOff(answer string) func(net.Conn) {
 	return func(conn net.Conn) {
-		if _, err := readHead(bufio.NewReader(conn)); err == nil {
+		if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.Copy(io.Discard, r.Body)
 			_, _ = io.WriteString(conn, answer)
-			if answer != "" {
-				_ = conn.(*tls.Conn).CloseWrite() // what was written arrives
-			}
 		}
-		reset(conn)
 	}
 }
 
@@ -73,43 +72,47 @@ var faults = []fault{
 
 	{"reset behind the handshake", false, reset, RuleUpstream},
 	{"closed behind the handshake", false, func(net.Conn) {}, RuleUpstream},
-	{"reset behind the head of the request", false, behindHead(""), RuleUpstream},
-	{"reset in the body of the request", false, func(conn net.Conn) {
-		_, _ = io.CopyN(io.Discard, conn, 100_000)
+	{"reset behind the head of the request", false, func(conn net.Conn) {
+		_, _ = readHead(bufio.NewReader(conn))
 		reset(conn)
 	}, RuleUpstream},
-	{"closed behind the request", false, func(conn net.Conn) {
-		if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-			_, _ = io.Copy(io.Discard, r.Body)
-		}
+	{"reset in the body of the request", false, func(conn net.Conn) {
+		_, _ = io.CopyN(io.Discard, conn, faultBody/2)
+		reset(conn)
 	}, RuleUpstream},
-	{"broken off in the status line", false, behindHead("HTTP/1.1 20"), RuleUpstream},
-	{"broken off in the header", false, behindHead(okHead + "Content-Len"), RuleUpstream},
-	{"broken off behind an early answer", false, behindHead("HTTP/1.1 103 Early\r\nLink: <x>\r\n\r\n"), RuleUpstream},
+	{"closed behind the request", false, breakingOff(""), RuleUpstream},
+	{"broken off in the status line", false, breakingOff("HTTP/1.1 20"), RuleUpstream},
+	{"broken off in the header", false, breakingOff(okHead + "Content-Len"), RuleUpstream},
+	{"broken off behind an early answer", false, breakingOff("HTTP/1.1 103 Early\r\nLink: <x>\r\n\r\n"), RuleUpstream},
 
-	{"broken off in a body with a length", false, behindHead(okHead + "Content-Length: 100\r\n\r\nbegin"), brokenOff},
-	{"broken off in a chunk", false, behindHead(okHead + "Transfer-Encoding: chunked\r\n\r\n20\r\nbegin"), brokenOff},
-	{"broken off between chunks", false, behindHead(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n"), brokenOff},
-	{"broken off before the trailers", false, behindHead(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n0\r\n"), brokenOff},
-	{"broken off in the trailers", false, behindHead(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n0\r\nX-Sum: "), brokenOff},
+	{"broken off in a body with a length", false, breakingOff(okHead + "Content-Length: 100\r\n\r\nbegin"), brokenOff},
+	{"broken off in a chunk", false, breakingOff(okHead + "Transfer-Encoding: chunked\r\n\r\n20\r\nbegin"), brokenOff},
+	{"broken off between chunks", false, breakingOff(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n"), brokenOff},
+	{"broken off before the trailers", false, breakingOff(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n0\r\n"), brokenOff},
+	{"broken off in the trailers", false, breakingOff(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n0\r\nX-Sum: "), brokenOff},
+}
+
+// faultyLeaf is a certificate that the proxy trusts.
+func (b *bench) faultyLeaf() tls.Certificate {
+	b.t.Helper()
+	pki := testbench.NewPKI(b.t)
+	b.proxy.Egress.Roots.AppendCertsFromPEM(pki.RootPEM)
+	return pki.Leaf(b.t)
 }
 
 // faulty starts an upstream that has the fault once. The value of X-Key of each
 // request that it serves comes back in the channel.
-func (b *bench) faulty(f fault) (authority string, keys chan string) {
+func (b *bench) faulty(f fault, leaf tls.Certificate) (authority string, keys chan string) {
 	b.t.Helper()
 	var used atomic.Bool
 	keys = make(chan string, 1)
-	pki := testbench.NewPKI(b.t)
-	b.proxy.Egress.Roots.AppendCertsFromPEM(pki.RootPEM)
-	config := &tls.Config{Certificates: []tls.Certificate{pki.Leaf(b.t)}}
 	port := b.rawUpstream(false, func(conn net.Conn) {
 		first := used.CompareAndSwap(false, true)
 		if first && f.early {
 			f.harm(conn)
 			return
 		}
-		secure := tls.Server(conn, config)
+		secure := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{leaf}})
 		defer secure.Close()
 		if secure.Handshake() != nil {
 			return
@@ -138,7 +141,7 @@ func TestUpstreamFaults(t *testing.T) {
 	b.proxy.Init()
 	watchSecrecy(b)
 	b.serveWatched()
-	token := b.token("api.starpod.test")
+	token, leaf := b.token("api.starpod.test"), b.faultyLeaf()
 	b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/", "")) // what is made once is there
 	testbench.NoGoroutineLeak(t)
 	for _, f := range faults {
@@ -147,9 +150,9 @@ func TestUpstreamFaults(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, h2 %v, sized %v", f.name, h2, sized), func(t *testing.T) {
 					b.t = t
 					b.logs.TakeAll()
-					authority, keys := b.faulty(f)
+					authority, keys := b.faulty(f, leaf)
 					client := b.client(h2)
-					r := b.request("POST", "https://"+authority+"/", strings.Repeat("x", 300_000)+token, "X-Key", token)
+					r := b.request("POST", "https://"+authority+"/", strings.Repeat("x", faultBody)+token, "X-Key", token)
 					if !sized {
 						r.ContentLength = -1
 					}
@@ -225,9 +228,10 @@ func TestSilentHandshake(t *testing.T) {
 		}
 		transport.TLSHandshakeTimeout = 100 * time.Millisecond
 	}
+	leaf := b.faultyLeaf()
 	for _, h2 := range []bool{false, true} {
 		b.logs.TakeAll()
-		authority, _ := b.faulty(fault{early: true, harm: func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }})
+		authority, _ := b.faulty(fault{early: true, harm: func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }}, leaf)
 		r := b.request("GET", "https://"+authority+"/", "", "X-Key", b.token("api.starpod.test"))
 		b.suffer(b.client(h2), r, RuleUpstream)
 	}

@@ -62,6 +62,9 @@ func ParseEgressRule(allow bool, word string) ([]EgressRule, error) {
 		return rules, nil
 	}
 	if prefix, err := netip.ParsePrefix(word); err == nil {
+		if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {
+			prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96) // as addresses are judged
+		}
 		return []EgressRule{{Allow: allow, Text: word, Net: prefix.Masked()}}, nil
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(word, "[]")); err == nil {

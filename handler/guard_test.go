@@ -190,6 +190,9 @@ func TestRuleOrder(t *testing.T) {
 		{[]string{"allow *.test", "allow 10.0.0.0/8"}, "a.test", "10.1.2.3", true},
 		{[]string{"allow *.test", "deny 10.0.0.0/8"}, "a.test", "10.1.2.3", false},
 		{[]string{"deny ::/0"}, "a.test", "1.1.1.1", true},
+		{[]string{"deny ::ffff:1.1.1.0/120"}, "a.test", "1.1.1.1", false},
+		{[]string{"deny ::ffff:1.1.1.1"}, "a.test", "1.1.1.1", false},
+		{[]string{"allow ::ffff:10.0.0.0/104"}, "a.test", "10.1.2.3", true},
 		{[]string{"deny 0.0.0.0/0"}, "a.test", "::ffff:1.1.1.1", false},
 	} {
 		t.Run(strings.Join(test.rules, "; ")+" for "+test.host+" "+test.addr, func(t *testing.T) {
