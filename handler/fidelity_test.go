@@ -130,49 +130,6 @@ func TestOptionsOfTheServer(t *testing.T) {
 	}
 }
 
-// TestMalformedRequests are answered by the proxy, and nothing of them goes on.
-func TestMalformedRequests(t *testing.T) {
-	b := newBench(t, nil)
-	for _, test := range []struct {
-		name, sent string
-		status     int
-	}{
-		{"target of a query alone", "GET ? HTTP/1.1\r\nHost: {host}\r\n\r\n", 400},
-		{"two lengths", "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400},
-		{"negative length", "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: -1\r\n\r\n", 400},
-		{"unknown transfer coding", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501},
-		{"two transfer codings", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
-		{"space before the colon", "POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400},
-		{"bare CR in a value", "GET / HTTP/1.1\r\nHost: {host}\r\nX-A: a\rX-B: b\r\n\r\n", 400},
-		{"NUL in a value", "GET / HTTP/1.1\r\nHost: {host}\r\nX-A: a\x00b\r\n\r\n", 400},
-		{"two hosts", "GET / HTTP/1.1\r\nHost: {host}\r\nHost: evil.starpod.test\r\n\r\n", 400},
-		{"folded field in front", "GET / HTTP/1.1\r\n Host: {host}\r\n\r\n", 400},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			b.t = t
-			b.up.Forget()
-			if response := b.send(test.sent); response.StatusCode != test.status {
-				t.Errorf("got status %d, want %d", response.StatusCode, test.status)
-			}
-			b.nothingReached()
-		})
-	}
-}
-
-func TestBadChunksNeverComplete(t *testing.T) {
-	for _, chunks := range []string{"zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "-1\r\n", "fffffffffffffffff\r\nabc", "1\r\na\r\n0\r\nX y\r\n\r\n"} {
-		t.Run(chunks, func(t *testing.T) {
-			b := newBench(t, nil)
-			conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "http/1.1")
-			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n%s", b.apiAuthority(), chunks)
-			if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil && response.StatusCode < 400 {
-				t.Errorf("got status %d, want an error", response.StatusCode)
-			}
-			b.noCompleteRequest()
-		})
-	}
-}
-
 func TestPipelinedRequests(t *testing.T) {
 	b := newBench(t, nil)
 	b.up.Handle("/", testbench.Echo)
