@@ -124,10 +124,12 @@ missing_packages() {
 	need() { "$@" >/dev/null 2>&1 || missing="$missing $package"; }
 	for pair in curl:curl wget:wget git:git openssl:openssl make:make python3:python3 \
 		unshare:util-linux flock:util-linux mount:mount keytool:default-jdk-headless javac:default-jdk-headless \
-		iptables:iptables nft:nftables ip:iproute2 sysctl:procps; do
+		iptables:iptables nft:nftables ip:iproute2 sysctl:procps podman:podman crun:crun; do
 		package="${pair#*:}"
 		need have "${pair%%:*}"
 	done
+	package=systemd
+	need test -x /lib/systemd/systemd
 	package=ca-certificates
 	need test -s /etc/ssl/certs/ca-certificates.crt
 	package="gcc libc6-dev"
