@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,7 +46,7 @@ func coverAll(paths []string, resolver string) error {
 			}
 		}
 	}
-	for _, path := range append(paths, resolvers...) {
+	for _, path := range slices.Concat(paths, resolvers, []string{recordDir}) {
 		if err := cover(path); err != nil {
 			return fmt.Errorf("hiding %s: %w", path, err)
 		}
@@ -103,21 +104,27 @@ type mount struct {
 	device string // major:minor
 	root   string // folder of the file system that is mounted
 	point  string // where
+	kind   string // type of the file system
 }
 
 // otherPaths returns where else the file at path could be reached because its
 // file system, or a part of it, is mounted more than once.
 func otherPaths(path string) ([]string, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	return aliases(mounts, path), nil
+}
+
+// readMounts lists the mounts of this process, outer ones first.
+func readMounts() ([]mount, error) {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	mounts, err := parseMounts(file)
-	if err != nil {
-		return nil, err
-	}
-	return aliases(mounts, path), nil
+	return parseMounts(file)
 }
 
 func aliases(mounts []mount, path string) []string {
@@ -157,10 +164,11 @@ func parseMounts(r io.Reader) ([]mount, error) {
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
 		fields := strings.Fields(scanner.Text())
-		if len(fields) < 5 {
-			return nil, fmt.Errorf("a line of mountinfo has %d fields", len(fields))
+		separator := slices.Index(fields, "-")
+		if separator < 6 || separator == len(fields)-1 {
+			return nil, fmt.Errorf("a line of mountinfo is %q", scanner.Text())
 		}
-		mounts = append(mounts, mount{device: fields[2], root: unescape(fields[3]), point: unescape(fields[4])})
+		mounts = append(mounts, mount{device: fields[2], root: unescape(fields[3]), point: unescape(fields[4]), kind: fields[separator+1]})
 	}
 	return mounts, scanner.Err()
 }

@@ -106,6 +106,11 @@ func (h *helper) become(mode string, p program) error {
 	if err := coverAll(p.Covers, p.ResolvConf); err != nil {
 		return err
 	}
+	if runsAsRoot(p) {
+		if err := guardKernel(); err != nil {
+			return fmt.Errorf("keeping the program from the kernel's settings: %w", err)
+		}
+	}
 	if err := dropPrivileges(p.Become); err != nil {
 		return err
 	}
@@ -122,4 +127,11 @@ func (h *helper) become(mode string, p program) error {
 		return fmt.Errorf("closing descriptors: %w", err)
 	}
 	return &os.PathError{Op: "exec", Path: p.Path, Err: syscall.Exec(p.Path, p.Args, p.Env)}
+}
+
+func runsAsRoot(p program) bool {
+	if p.Become != nil {
+		return p.Become.UID == 0
+	}
+	return os.Getuid() == 0
 }
