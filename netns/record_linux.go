@@ -15,7 +15,8 @@ import (
 
 // recordDir holds a file for each namespace that has been made, which lists what
 // belongs to it. The file is locked for as long as its process lives, so whoever
-// can lock one has found the remains of a process that was killed.
+// can lock one has found the remains of a process that was killed. Only root may
+// open it: whoever can hold the locks can keep this process waiting.
 const recordDir = "/run/starpod"
 
 // record lists what one instance has made, and nothing that it has found.
@@ -33,7 +34,7 @@ func recordPath(name string) string { return filepath.Join(recordDir, name+".jso
 // lockRecords keeps other processes from making and removing namespaces.
 func lockRecords() (unlock func(), err error) {
 	for {
-		if err := os.Mkdir(recordDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(recordDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
 		dir, err := os.Open(recordDir)
@@ -62,7 +63,7 @@ func lockRecords() (unlock func(), err error) {
 // newRecord makes the file, locked; the error is fs.ErrExist where the name is
 // taken.
 func newRecord(r record) (*record, error) {
-	file, err := os.OpenFile(recordPath(r.Name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	file, err := os.OpenFile(recordPath(r.Name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
