@@ -153,36 +153,11 @@ func idMap(gid int, groups []int) []syscall.SysProcIDMap {
 	return lines
 }
 
-// checkStandardFiles refuses network sockets, which belong to the namespace that
-// they were made in and could be connected anew from there.
-func checkStandardFiles(cmd *exec.Cmd) error {
-	for _, file := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
-		f, ok := file.(*os.File)
-		if !ok || f == nil {
-			continue // exec.Cmd puts a pipe in between
-		}
-		raw, err := f.SyscallConn()
-		if err != nil {
-			return err
-		}
-		domain := 0
-		if err := raw.Control(func(fd uintptr) {
-			domain, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		}); err != nil {
-			return err
-		}
-		if domain != 0 && domain != unix.AF_UNIX {
-			return fmt.Errorf("%s is a network socket, which leads around the isolation: put a pipe in between, like `… | cat`", f.Name())
-		}
-	}
-	return nil
-}
-
 // Start starts the helper: cmd.Start, and from within the namespace where the
 // configuration names one. (A process is born in the namespace of the thread that
 // starts it.)
 func (c *Cell) Start() error {
-	start := c.cmd.Start
+	start := func() error { return asDumpable(c.cmd.Start) }
 	if c.namespace != "" {
 		start = func() error { return inNamespace(c.namespace, c.cmd.Start) }
 	}
@@ -192,6 +167,20 @@ func (c *Cell) Start() error {
 		return errors.Join(unavailable(err), c.wire.conn.Close())
 	}
 	return nil
+}
+
+// asDumpable calls f, which makes a user namespace. Only root may write the maps
+// of the namespace of a process that is not dumpable, and one is not whose
+// program got capabilities from its file, like a Caddy that may listen at port 443.
+func asDumpable(f func() error) error {
+	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable == 1 {
+		return f()
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		return f()
+	}
+	err := f()
+	return errors.Join(err, unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 }
 
 // inNamespace calls f on a thread that has entered the namespace, and that ends
