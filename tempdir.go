@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // The folder of a proxy's files for clients is temporary. A proxy that is killed
@@ -57,15 +58,19 @@ func (d *tempDir) remove() error {
 	return err
 }
 
-// removeAbandoned removes folders of this user that no proxy holds any more. What
-// cannot be looked at is somebody else's.
+// removeAbandoned removes folders of this user that no proxy holds any more.
 func removeAbandoned(parent string) {
 	for _, folder := range abandoned(parent) {
 		_ = os.RemoveAll(folder)
 	}
 }
 
+// abandoned leaves out what cannot be looked at, which is somebody else's, and what
+// is not named by numbers alone, which is not of a proxy.
 func abandoned(parent string) []string {
 	folders, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
-	return slices.DeleteFunc(folders, func(folder string) bool { return !isAbandoned(folder) })
+	return slices.DeleteFunc(folders, func(folder string) bool {
+		number := strings.TrimPrefix(filepath.Base(folder), tempPrefix)
+		return number == "" || strings.Trim(number, "0123456789") != "" || !isAbandoned(folder)
+	})
 }

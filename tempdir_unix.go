@@ -32,10 +32,15 @@ func isAbandoned(folder string) bool {
 	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || int(stat.Uid) != os.Geteuid() {
 		return false
 	}
-	file, err := os.OpenFile(filepath.Join(folder, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	// A command of this user may have put something there that keeps an open
+	// waiting, like a named pipe.
+	file, err := os.OpenFile(filepath.Join(folder, lockFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
 	defer file.Close()
+	if lock, err := file.Stat(); err != nil || !lock.Mode().IsRegular() || lock.Size() > 0 {
+		return false
+	}
 	return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 }
