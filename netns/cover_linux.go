@@ -32,13 +32,17 @@ var resolvers = []string{
 
 const resolvConf = "/etc/resolv.conf"
 
-// coverAll covers what exists of paths, and puts a file in the place of
-// /etc/resolv.conf if resolver names one.
-func coverAll(paths []string, resolver string) error {
-	// What is mounted here shall not appear outside.
+// keepMounts keeps what is mounted in this namespace from appearing outside.
+func keepMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
+	return nil
+}
+
+// coverAll covers what exists of paths, and puts a file in the place of
+// /etc/resolv.conf if resolver names one.
+func coverAll(paths []string, resolver string) error {
 	if resolver != "" {
 		if target, err := filepath.EvalSymlinks(resolvConf); err == nil {
 			if err := unix.Mount(resolver, target, "", unix.MS_BIND, ""); err != nil {

@@ -62,7 +62,7 @@ func probeCovers(args []string) (map[string]string, error) {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	write := func(name string) error { return os.WriteFile(in(name), []byte("secret"), 0o600) }
 	if err := errors.Join(
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		keepMounts(),
 		os.Mkdir(in("around"), 0o700), os.Mkdir(in("around/folder"), 0o700), os.Mkdir(in("again"), 0o700), os.Mkdir(in("whole"), 0o700),
 		write("around/secret"), write("around/linked"), write("around/open"), write("around/twice"), write("around/with space"),
 		write("around/replaced"), write("around/new"), write("around/folder/inner"),
@@ -168,7 +168,7 @@ func probeNested(args []string) (map[string]string, error) {
 	dir := args[0]
 	file := filepath.Join(dir, "secret")
 	if len(args) == 1 {
-		if err := errors.Join(os.WriteFile(file, []byte("secret"), 0o600), os.Mkdir(filepath.Join(dir, "x"), 0o700), coverAll([]string{file}, ""), dropPrivileges(nil)); err != nil {
+		if err := errors.Join(os.WriteFile(file, []byte("secret"), 0o600), os.Mkdir(filepath.Join(dir, "x"), 0o700), keepMounts(), coverAll([]string{file}, ""), dropPrivileges(nil)); err != nil {
 			return nil, err
 		}
 		attr := helperAttributes(nil, CellConfig{Namespace: "none"})

@@ -103,13 +103,16 @@ func (h *helper) open(mode string, args []string) error {
 // become takes from this process what the program shall not have, and executes
 // it. It returns only what went wrong.
 func (h *helper) become(mode string, p program) error {
-	if err := coverAll(p.Covers, p.ResolvConf); err != nil {
+	if err := keepMounts(); err != nil {
 		return err
 	}
-	if runsAsRoot(p) {
+	if runsAsRoot(p) { // in front of the covers, which are devices
 		if err := guardKernel(); err != nil {
-			return fmt.Errorf("keeping the program from the kernel's settings: %w", err)
+			return fmt.Errorf("keeping root's command from the kernel's settings, which takes Linux 5.12: %w; run it as another user", err)
 		}
+	}
+	if err := coverAll(p.Covers, p.ResolvConf); err != nil {
+		return err
 	}
 	if err := dropPrivileges(p.Become); err != nil {
 		return err

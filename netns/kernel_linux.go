@@ -68,7 +68,7 @@ func guardKernel() error {
 // freeze makes a part of a file system read-only, with what is mounted in it.
 func freeze(path string) error {
 	err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, "")
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) { // a container mounts single files of proc
 		return nil
 	}
 	if err != nil {

@@ -47,9 +47,10 @@ func probeKernel(args []string) (map[string]string, error) {
 	// not there.
 	null, zero, nothing := int(unix.Mkdev(1, 3)), int(unix.Mkdev(1, 5)), int(unix.Mkdev(250, 250))
 	if err := errors.Join(
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		keepMounts(),
 		unix.Mount("tmpfs", "/dev", "tmpfs", 0, "mode=755"), os.Mkdir("/dev/pts", 0o755), os.Mkdir("/dev/input", 0o755), os.Mkdir(dir+"/proc", 0o755), os.Mkdir(dir+"/cgroup", 0o755),
 		unix.Mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=000"), unix.Mount("proc", dir+"/proc", "proc", 0, ""), unix.Mount("cgroup2", dir+"/cgroup", "cgroup2", 0, ""),
+		unix.Mount("/proc/uptime", "/proc/uptime", "", unix.MS_BIND, ""), // as containers do
 		unix.Mknod("/dev/null", unix.S_IFCHR|0o666, null), unix.Mknod("/dev/ptmx", unix.S_IFCHR|0o666, int(unix.Mkdev(5, 2))),
 		unix.Mknod("/dev/sda", unix.S_IFBLK|0o660, nothing), unix.Mknod("/dev/mem", unix.S_IFCHR|0o640, zero),
 		unix.Mknod("/dev/input/event0", unix.S_IFCHR|0o660, zero), unix.Mknod(dir+"/disk", unix.S_IFCHR|0o666, zero),

@@ -43,7 +43,7 @@ func TestRecords(t *testing.T) {
 func init() { probes["records"] = probeRecords }
 
 func probeRecords([]string) (map[string]string, error) {
-	if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("tmpfs", "/run", "tmpfs", 0, "")); err != nil {
+	if err := errors.Join(keepMounts(), unix.Mount("tmpfs", "/run", "tmpfs", 0, "")); err != nil {
 		return nil, err
 	}
 	results := map[string]string{}
