@@ -73,8 +73,9 @@ Isolation:
   In sealed and veth COMMAND finds the files of --env-file and --key-file, the
   folder of --data-dir, and the default key's folder empty. It has no capabilities
   and cannot gain any (sudo does not work), and inherits no open files but the
-  standard ones. Unix sockets in the file system, such as Docker's, stay reachable:
-  see that its user may not use them.
+  standard ones. As root it can change no settings of the kernel, and open only
+  the devices that every user may. Unix sockets in the file system, such as
+  Docker's, stay reachable: see that its user may not use them.
 
 Signals and exit status:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH go on to COMMAND.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs a command as another user in the namespace of examples/namespace.Caddyfile.
-# As root. Arguments: the user, and the command.
+# As root. Arguments: the user, and the command. The user should have no other
+# processes, into which the command could look, and the machine no AF_VSOCK.
 set -eu
 user=$1
 shift
