@@ -66,6 +66,7 @@ var attempts = map[string]func(args []string) (string, error){
 	"udp":          udp,
 	"ping":         ping,
 	"open":         open,
+	"writable":     writable,
 	"setns":        setns,
 	"ptrace":       ptrace,
 	"socket":       socket,
@@ -192,6 +193,15 @@ func open(args []string) (string, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(file, 4096))
 	return fmt.Sprint(len(text), " bytes"), err
+}
+
+// writable opens a file for writing, and writes nothing.
+func writable(args []string) (string, error) {
+	file, err := os.OpenFile(args[0], os.O_WRONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	return "opened", file.Close()
 }
 
 // readlink tells what a link of /proc leads to.

@@ -1,10 +1,13 @@
 package isolation
 
 import (
+	"encoding/binary"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // withoutUserNamespaces runs its arguments in a chroot, where the kernel makes none.
@@ -82,5 +85,25 @@ func TestObstacles(t *testing.T) {
 			}
 			w.compare(t, before)
 		})
+	}
+}
+
+// TestCapableBinary runs a binary that may listen at low ports, as packages and
+// `setcap cap_net_bind_service=+ep` make it, as an ordinary user.
+func TestCapableBinary(t *testing.T) {
+	w := newWorld(t)
+	capable := filepath.Join(w.dir, "caddy-capable")
+	shell(t, `cp "$1" "$2"; chmod 755 "$2"`, w.caddy, capable)
+	const version2, effective = 0x02000000, 1 // capabilities(7), struct vfs_cap_data
+	data := binary.LittleEndian.AppendUint32(nil, version2|effective)
+	data = binary.LittleEndian.AppendUint32(data, 1<<unix.CAP_NET_BIND_SERVICE)
+	data = append(data, make([]byte, 12)...)
+	if err := unix.Setxattr(capable, "security.capability", data, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.caddy = capable
+	out, _ := output(t, w.run(t, true, []string{"--isolation", "sealed"}, "sh", "-c", `cat /proc/net/dev; grep Cap /proc/self/status; cat /proc/$PPID/environ || echo hidden`))
+	if strings.Count(out, ":") != 1+5 || !strings.Contains(out, "lo:") || strings.Count(out, "0000000000000000") != 5 || !strings.Contains(out, "hidden") {
+		t.Errorf("got %s, want lo alone, no capability, and a parent whose environment is hidden", out)
 	}
 }
