@@ -315,7 +315,11 @@ func (h *Handle) Shutdown(ctx context.Context) error {
 		err = errors.Join(err, h.proxy.Close(ctx))
 	}
 	if h.veth != nil {
-		err = errors.Join(err, h.veth.Close())
+		vethErr := h.veth.Close()
+		if vethErr != nil {
+			h.log.Warn("the namespace is not removed whole; the next start tries again", zap.Error(vethErr))
+		}
+		err = errors.Join(err, vethErr)
 	}
 	if h.temp != nil {
 		err = errors.Join(err, h.temp.remove())

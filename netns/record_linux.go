@@ -126,15 +126,18 @@ func (r *record) inherit(from *record) {
 	}))
 }
 
-// makeFolder makes a folder unless it is there, and notes that.
+// makeFolder makes a folder unless it is there, and notes that before, so that it
+// is known to whoever comes after a process that was killed.
 func (r *record) makeFolder(path string) error {
-	err := os.Mkdir(path, 0o755)
-	if errors.Is(err, fs.ErrExist) {
+	if _, err := os.Lstat(path); err == nil {
 		return nil
 	}
-	if err != nil {
+	r.Folders = append(r.Folders, path)
+	if err := r.save(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making a folder: %w", err)
 	}
-	r.Folders = append(r.Folders, path)
-	return errors.Join(r.save(), os.Chmod(path, 0o755)) // whatever the umask is
+	return os.Chmod(path, 0o755) // whatever the umask is
 }
