@@ -110,7 +110,7 @@ func closeDevices() error {
 		if err != nil || entry.Type()&fs.ModeCharDevice != 0 && info.Mode().Perm()&forAnybody == forAnybody {
 			return nil
 		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok && slices.Contains(terminal, stat.Rdev) {
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && slices.Contains(terminal, uint64(stat.Rdev)) {
 			return nil
 		}
 		err = unix.Mount(path, path, "", unix.MS_BIND, "")
@@ -130,7 +130,7 @@ func standardDevices() []uint64 {
 	for fd := range 3 {
 		var stat unix.Stat_t
 		if unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFCHR {
-			found = append(found, stat.Rdev)
+			found = append(found, uint64(stat.Rdev)) // 32 bits on some machines
 		}
 	}
 	return found
