@@ -37,6 +37,9 @@ type App struct {
 	// The namespace of isolation veth.
 	Namespace *NamespaceConfig `json:"namespace,omitempty"`
 
+	// How many certificates for hosts are kept in memory. Default: 1024.
+	LeafCache int `json:"leaf_cache,omitempty"`
+
 	// Where certificates for interception come from. Default: an authority in
 	// data_dir, made on first start.
 	CA *CAConfig `json:"ca,omitempty"`
@@ -110,6 +113,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	for _, listen := range adminListen(ctx) {
 		a.admin = append(a.admin, tcpAddresses(listen)...)
+	}
+	if a.LeafCache < 0 {
+		return errors.New("leaf_cache must not be negative")
 	}
 	if a.CA != nil {
 		return a.provisionIssuer(ctx)
@@ -204,7 +210,7 @@ func (a *App) Authority(context.Context) (*ca.Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the certificate authority: %w", err)
 	}
-	authority, err := ca.New(signer, ca.Options{OnMint: a.stats.CountLeaf})
+	authority, err := ca.New(signer, ca.Options{CacheSize: a.LeafCache, OnMint: a.stats.CountLeaf})
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 //			subnet         <range>
 //			ports          <port>...
 //		}
+//		leaf_cache <number>
 //		ca {
 //			issuer <name> ...
 //			root   <pem file>...
@@ -73,6 +74,16 @@ func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 	case "namespace":
 		a.Namespace = new(NamespaceConfig)
 		return a.Namespace.unmarshal(d)
+	case "leaf_cache":
+		var text string
+		if !d.AllArgs(&text) {
+			return d.Err("leaf_cache takes one number")
+		}
+		n, err := strconv.ParseInt(text, 10, 31)
+		if err != nil || n < 1 {
+			return d.Errf("leaf_cache: %q is no positive number", text)
+		}
+		a.LeafCache = int(n)
 	case "ca":
 		a.CA = new(CAConfig)
 		return a.CA.unmarshal(d)

@@ -66,6 +66,12 @@ type Config struct {
 	// Swap says where tokens are looked for and what becomes of them.
 	Swap handler.SwapPolicy
 
+	// Limits bound what clients, who are one here, can make the proxy hold.
+	Limits handler.Limits
+
+	// LeafCache is how many certificates for hosts are kept. Default: 1024.
+	LeafCache int
+
 	// Resolver looks up the names of destinations. Default: the system's.
 	Resolver *net.Resolver
 
@@ -167,6 +173,9 @@ func (c Config) keyring() (*tokens.Keyring, error) {
 }
 
 func (c Config) newProxy(keys *tokens.Keyring) (*handler.Proxy, error) {
+	if err := c.Limits.Validate(); err != nil {
+		return nil, err
+	}
 	roots, err := handler.TrustRoots(c.Trust)
 	if err != nil {
 		return nil, err
@@ -176,8 +185,9 @@ func (c Config) newProxy(keys *tokens.Keyring) (*handler.Proxy, error) {
 		Swap:   c.Swap,
 		Guard:  &handler.Guard{Rules: c.Rules, Resolver: c.Resolver},
 		Egress: handler.EgressOptions{Roots: roots},
-		Log:    c.Logger,
-		Audit:  c.Logger.Named("audit"),
+		Limits: c.Limits, OneClient: !c.Open, // its commands can take any address of their namespace
+		Log:   c.Logger,
+		Audit: c.Logger.Named("audit"),
 	}
 	if c.Upstream != "" {
 		if proxy.Egress.Upstream, err = handler.ParseUpstream(c.Upstream); err != nil {
@@ -212,7 +222,7 @@ func (h *Handle) makeAuthority(c Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("preparing the certificate authority: %w", err)
 	}
-	authority, err := ca.New(root, ca.Options{})
+	authority, err := ca.New(root, ca.Options{CacheSize: c.LeafCache})
 	if err != nil {
 		return err
 	}
@@ -245,7 +255,12 @@ func (h *Handle) listen(ctx context.Context, addr string) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	h.server = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, IdleTimeout: 5 * time.Minute, ErrorLog: errorLog}
+	h.server = &http.Server{
+		Handler: h, ConnState: h.proxy.ConnState, ErrorLog: errorLog,
+		ReadHeaderTimeout: time.Duration(h.proxy.Limits.HandshakeTimeout),
+		IdleTimeout:       time.Duration(h.proxy.Limits.IdleTimeout),
+		MaxHeaderBytes:    h.proxy.Limits.MaxHeaderBytes(),
+	}
 	h.serve(listener)
 	return nil
 }

@@ -82,6 +82,7 @@ func newBench(t testing.TB, configure func(*Proxy)) *bench {
 		Authority: func(context.Context) (*ca.Authority, error) { return authority, nil },
 		Guard:     &Guard{Resolver: testbench.Resolver(t, names), Rules: mustRules(t, "allow 127.0.0.0/8")},
 		Egress:    EgressOptions{Roots: pki.Pool()},
+		OneClient: true,
 		Log:       zap.New(core),
 		Audit:     zap.New(core).Named("audit"),
 	}

@@ -36,7 +36,7 @@ func (f *forwarding) swapBody(out *http.Request) error {
 	case length < 0:
 		f.streamBody(out, form)
 		return nil
-	case length <= f.proxy.Swap.BodyBuffer:
+	case length <= f.proxy.Swap.BodyBuffer && f.reserve(2*length): // as it came, and swapped
 		return f.bufferBody(out, form)
 	default:
 		return f.spoolBody(out, form)

@@ -47,6 +47,9 @@ func ParseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //		max_spool        <size>
 //		max_decoded      <size>
 //		proxy_auth       <user> <bcrypt hash>
+//		limits {
+//			...          (see Limits)
+//		}
 //		egress {
 //			allow        <cidr|host|private_ranges>...
 //			deny         <cidr|host>...
@@ -126,6 +129,9 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, name string) (err erro
 		if _, err := newBcryptAuth(h.ProxyAuth.User, h.ProxyAuth.Hash); err != nil {
 			return d.Err(err.Error())
 		}
+	case "limits":
+		h.Limits = new(Limits)
+		return h.Limits.unmarshal(d)
 	case "egress":
 		h.Egress = new(Egress)
 		return h.Egress.unmarshal(d)
@@ -181,15 +187,9 @@ func (e *Egress) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 			return d.Err(err.Error())
 		}
 	case "dial_timeout":
-		var text string
-		if !d.AllArgs(&text) {
-			return d.Err("dial_timeout takes one duration, like 10s")
-		}
-		timeout, err := caddy.ParseDuration(text)
-		if err != nil || timeout <= 0 {
-			return d.Errf("dial_timeout %q is no positive duration: write it like 10s", text)
-		}
-		e.DialTimeout = caddy.Duration(timeout)
+		var err error
+		e.DialTimeout, err = duration(d)
+		return err
 	case "next":
 		e.Next = true
 		return noArgs(d)

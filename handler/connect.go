@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -20,6 +21,7 @@ import (
 type tunnel struct {
 	net.Conn
 	dest    Destination
+	client  *client
 	reenter http.Handler
 	refused func(*Refusal)
 
@@ -132,7 +134,12 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	if err := p.checkName(dest); err != nil {
 		return dest, err
 	}
-	if !p.intercepts(r.Context(), dest) {
+	client, done, refusal := p.clients.take(p.clientOf(r), kindTunnel)
+	if refusal != nil {
+		return dest, refusal
+	}
+	defer done()
+	if !p.intercepts(r.Context(), client, dest) {
 		return dest, p.serveBlind(w, r, dest)
 	}
 	if err := originFrom(r.Context()).refusesContent(dest); err != nil {
@@ -152,7 +159,7 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	}
 	p.Stats.Intercepted.Add(1)
 	t := &tunnel{
-		Conn: conn, dest: dest, reenter: reenter, done: make(chan struct{}),
+		Conn: conn, dest: dest, client: client, reenter: reenter, done: make(chan struct{}),
 		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
 	}
 	if outer, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
@@ -172,20 +179,29 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 // intercepts reports whether TLS towards dest is terminated here. An authority
 // that cannot mint makes the tunnel blind: nothing is swapped in it, and the
 // destination is guarded all the same.
-func (p *Proxy) intercepts(ctx context.Context, dest Destination) bool {
+func (p *Proxy) intercepts(ctx context.Context, c *client, dest Destination) bool {
 	if p.Authority == nil || len(p.Tunnel) > 0 && tokens.HostMatches(p.Tunnel, dest.Host, dest.Port) {
 		return false
 	}
-	authority, err := p.Authority(ctx)
-	if err == nil {
-		_, err = authority.Leaf(ctx, dest.Host)
-	}
-	if err != nil {
+	if _, err := p.leaf(ctx, c, dest.Host); err != nil {
 		p.Log.Warn("cannot mint a certificate; tunnelling without interception, tokens in it stay tokens",
 			zap.String("destination", dest.String()), zap.Error(err))
 		return false
 	}
 	return true
+}
+
+// leaf returns a certificate for name, made for this client if it is not there.
+func (p *Proxy) leaf(ctx context.Context, c *client, name string) (*tls.Certificate, error) {
+	authority, err := p.Authority(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.minting.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer c.minting.Release(1)
+	return authority.Leaf(ctx, name)
 }
 
 // serveBlind copies bytes between the client and dest.
@@ -203,20 +219,24 @@ func (p *Proxy) serveBlind(w http.ResponseWriter, r *http.Request, dest Destinat
 	defer p.live.add(conn)()
 	p.Stats.Tunnelled.Add(1)
 
+	idle := time.Duration(p.Limits.BlindTimeout)
+	timer := time.AfterFunc(idle, func() { _, _ = conn.Close(), target.Close() })
+	defer timer.Stop()
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		copyHalf(target, conn)
+		copyHalf(target, conn, func() { timer.Reset(idle) })
 	}()
-	copyHalf(conn, target)
+	copyHalf(conn, target, func() { timer.Reset(idle) })
 	<-finished
 	return nil
 }
 
 // copyHalf copies one direction and passes the end of it on, so that half-close
-// works. Where the other side cannot be closed by half it is closed whole.
-func copyHalf(dst, src net.Conn) {
-	_, err := io.Copy(dst, src)
+// works. Where the other side cannot be closed by half it is closed whole. busy
+// is called for all that comes.
+func copyHalf(dst, src net.Conn, busy func()) {
+	_, err := io.Copy(dst, busyReader{src, busy})
 	if half, ok := dst.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
 		return
 	}
@@ -224,6 +244,19 @@ func copyHalf(dst, src net.Conn) {
 	if err != nil {
 		_ = src.Close()
 	}
+}
+
+type busyReader struct {
+	io.Reader
+	busy func()
+}
+
+func (r busyReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 {
+		r.busy()
+	}
+	return n, err
 }
 
 // accept answers 200 to a CONNECT and returns the connection to the client: the

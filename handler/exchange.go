@@ -17,6 +17,9 @@ import (
 type exchange struct {
 	dest Destination
 
+	// client is the name of who opened the tunnel.
+	client string
+
 	// original is the request as it was read from the tunnel. Trailers that the
 	// client did not announce appear on it and on no copy.
 	original *http.Request
@@ -39,7 +42,7 @@ func exchangeFrom(ctx context.Context) *exchange {
 
 // newExchange checks a request from inside a tunnel against the destination of
 // the tunnel.
-func newExchange(dest Destination, r *http.Request) (*exchange, error) {
+func newExchange(dest Destination, client string, r *http.Request) (*exchange, error) {
 	misdirected := func(what, name string) error {
 		return &Refusal{
 			Status: http.StatusMisdirectedRequest, Rule: RuleMisdirected,
@@ -69,7 +72,7 @@ func newExchange(dest Destination, r *http.Request) (*exchange, error) {
 	case lengthLies(r):
 		return nil, errLength
 	}
-	return &exchange{dest: dest, original: r, host: r.Host, dropped: dottedHeaders(r.Header)}, nil
+	return &exchange{dest: dest, client: client, original: r, host: r.Host, dropped: dottedHeaders(r.Header)}, nil
 }
 
 var errLength = &Refusal{Status: http.StatusBadRequest, Rule: RuleBody, Reason: "Content-Length is not the length of the body"}

@@ -23,6 +23,8 @@ type forwarding struct {
 	dest     Destination
 	in       *http.Request // as it came through Caddy; never altered
 	original *http.Request // as it was read, see exchange; its trailers are complete
+	holder   *client       // who the request counts for
+	decoding bool          // it has its turn to decode
 	host     string        // Host as the client spelled it
 	path     string        // what globs of tokens are held against, escaped
 	dropped  http.Header   // what Caddy's server removed, see exchange
@@ -62,16 +64,30 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 	if err := p.checkName(dest); err != nil {
 		return err
 	}
+	name := ""
+	if ex != nil {
+		name = ex.client
+	} else {
+		name = p.clientOf(r)
+	}
+	holder, done, refusal := p.clients.take(name, kindRequest)
+	if refusal != nil {
+		return refusal
+	}
+	defer done()
 	keys, err := p.Keys()
 	if err != nil {
 		return err
 	}
-	f := &forwarding{proxy: p, dest: dest, in: r, original: r, host: r.Host, path: r.URL.EscapedPath(), keys: keys, started: time.Now()}
+	f := &forwarding{proxy: p, dest: dest, in: r, original: r, holder: holder, host: r.Host, path: r.URL.EscapedPath(), keys: keys, started: time.Now()}
 	if ex != nil {
 		f.original, f.host, f.dropped = ex.original, ex.host, ex.dropped
 	}
 	if o := outcomeFrom(r.Context()); o != nil {
 		o.Destination = dest
+	}
+	if err := f.checkHeader(); err != nil {
+		return err
 	}
 	defer p.finish(f) // also when the response breaks off and the handler panics
 	ctx, cancel := patientContext(r)

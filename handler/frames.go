@@ -20,14 +20,16 @@ import (
 // leaves under another key: whoever chooses the payload must not know the bytes
 // on the wire (section 10.3).
 type frames struct {
-	hooks frameHooks
-	limit int64 // bytes of payload
+	hooks  frameHooks
+	limit  int64      // bytes of payload
+	memory *allowance // what frames are held from; nil for any
 
 	head    []byte // of a header that has not arrived whole
 	reader  bytes.Reader
 	writer  headerWriter
 	scratch [ws.MaxHeaderSize]byte
 	open    bool      // a frame is under way
+	whole   bool      // it is held until it has come
 	frame   ws.Header // its header; for a long one that of the next fragment
 	fin     bool      // what the frame itself said
 	message ws.OpCode // opcode of the first frame of the message
@@ -100,6 +102,8 @@ func (f *frames) begin(p []byte) (rest []byte, err error) {
 	if h.OpCode.IsData() && !f.inside {
 		f.inside, f.message = true, h.OpCode
 	}
+	f.whole = h.OpCode.IsControl() || h.Length <= f.limit &&
+		(h.Length <= keptBuffer || f.memory.reserve(2*h.Length)) // as it came, and altered
 	return rest, nil
 }
 
@@ -116,7 +120,7 @@ func (f *frames) read(p []byte) {
 
 // fragment hands on what there is of a frame that is too long to be held.
 func (f *frames) fragment(dst []byte) (_ []byte, err error) {
-	if len(f.held) == 0 || f.frame.Length <= f.limit || f.frame.OpCode.IsControl() {
+	if len(f.held) == 0 || f.whole {
 		return dst, nil
 	}
 	f.altered, err = f.hooks.data(f.altered[:0], f.held, f.message, false)
@@ -145,6 +149,7 @@ func (f *frames) end(dst []byte) (_ []byte, err error) {
 	}
 	dst = f.write(dst, payload)
 	f.held, f.altered = emptied(f.held), emptied(f.altered)
+	f.memory.release()
 	return dst, nil
 }
 

@@ -81,6 +81,9 @@ type Handler struct {
 	// The account that clients of the proxy must name. Default: none needed.
 	ProxyAuth *ProxyAuth `json:"proxy_auth,omitempty"`
 
+	// How much clients may hold, one and all together.
+	Limits *Limits `json:"limits,omitempty"`
+
 	// Where connections may go, and how.
 	Egress *Egress `json:"egress,omitempty"`
 
@@ -88,6 +91,7 @@ type Handler struct {
 	server  *caddyhttp.Server
 	runtime Runtime
 	keys    *keyFiles
+	leaving leaving
 }
 
 // ProxyAuth is an account of the proxy.
@@ -164,7 +168,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.runtime = runtime
 	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	repl := caddy.NewReplacer()
-	h.keys = &keyFiles{generate: h.GenerateKey}
+	h.keys = &keyFiles{generate: h.GenerateKey, log: ctx.Logger(), ended: make(chan struct{})}
 	for _, path := range h.MasterKeyFiles {
 		h.keys.paths = append(h.keys.paths, repl.ReplaceKnown(path, ""))
 	}
@@ -190,7 +194,16 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.configureEgress(repl); err != nil {
 		return err
 	}
-	runtime.Attach(h.proxy, h.keys.create)
+	if h.Limits != nil {
+		h.proxy.Limits = *h.Limits
+	}
+	h.leaving.init(h.proxy)
+	if h.server != nil {
+		h.server.RegisterConnState(h.proxy.ConnState)
+		h.server.RegisterOnShutdown(h.leaving.begin)
+		h.server.RegisterOnStop(h.leaving.await)
+	}
+	runtime.Attach(h.proxy, h.keys.watch)
 	return nil
 }
 
@@ -282,6 +295,11 @@ func (e *Egress) ParseRules() ([]EgressRule, error) {
 
 // Validate checks what a file of JSON may hold and the Caddyfile refuses.
 func (h *Handler) Validate() error {
+	if h.Limits != nil {
+		if err := h.Limits.Validate(); err != nil {
+			return err
+		}
+	}
 	if h.Egress == nil {
 		return nil
 	}
@@ -299,20 +317,14 @@ func (h *Handler) Validate() error {
 // Cleanup lets busy tunnels finish and closes idle ones, without holding up
 // whoever reloads the configuration.
 func (h *Handler) Cleanup() error {
-	if h.proxy == nil {
-		return nil
+	if h.keys != nil {
+		h.keys.stop()
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-		defer cancel()
-		_ = h.proxy.Close(ctx)
-	}()
+	if h.proxy != nil {
+		h.leaving.begin()
+	}
 	return nil
 }
-
-// drainTimeout is how long a tunnel may go on under a configuration that has
-// been replaced, keys and rules included.
-const drainTimeout = 10 * time.Minute
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

@@ -17,16 +17,6 @@ import (
 )
 
 const (
-	// innerHeaderBytes bounds the header of a request inside a tunnel. Servers
-	// accept far less; it is there so that a client cannot hold much memory.
-	innerHeaderBytes = 1 << 20
-
-	// handshakeTimeout bounds the TLS handshake and each request header.
-	handshakeTimeout = time.Minute
-
-	// innerIdleTimeout closes tunnels with no request in flight, as Caddy does.
-	innerIdleTimeout = 5 * time.Minute
-
 	// lastRequest is how long a tunnel is idle before it counts as such when the
 	// proxy closes: until then a request may be under way to us, and a client
 	// that sent a POST cannot know what became of it.
@@ -66,9 +56,10 @@ func newInnerServer(p *Proxy) *innerServer {
 	}
 	s.server = &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: handshakeTimeout,
-		IdleTimeout:       innerIdleTimeout,
-		MaxHeaderBytes:    innerHeaderBytes,
+		ReadHeaderTimeout: time.Duration(p.Limits.HandshakeTimeout),
+		IdleTimeout:       time.Duration(p.Limits.IdleTimeout),
+		MaxHeaderBytes:    p.Limits.MaxHeaderBytes(),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: p.Limits.Streams},
 		// OPTIONS * is the destination's to answer.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     errorLog,
@@ -104,18 +95,14 @@ func (s *innerServer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate,
 		}
 		name = canonical
 	}
-	authority, err := s.proxy.Authority(hello.Context())
-	if err != nil {
-		return nil, err
-	}
-	return authority.Leaf(hello.Context(), name)
+	return s.proxy.leaf(hello.Context(), t.client, name)
 }
 
 // ServeHTTP gives a request from inside a tunnel to the server that the tunnel
 // came from, or refuses it there and then.
 func (s *innerServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := r.Context().Value(tunnelKey{}).(*tunnel)
-	ex, err := newExchange(t.dest, r)
+	ex, err := newExchange(t.dest, t.client.name, r)
 	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
 		s.proxy.refused(r, t.dest, refusal)
 		refusal.Write(w)

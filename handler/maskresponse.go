@@ -72,7 +72,10 @@ func (f *forwarding) maskResponse(res *http.Response) error {
 	}
 	body := res.Body
 	if m != nil && f.in.Method != http.MethodHead && len(applied) > 0 {
-		var err error
+		err := f.awaitDecoding(f.in.Context())
+		if err != nil {
+			return err
+		}
 		if body, err = decode(body, applied); err != nil {
 			return err
 		}

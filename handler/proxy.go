@@ -45,6 +45,13 @@ type Proxy struct {
 	// of the transport.
 	HandOver bool
 
+	// Limits bound what clients can make the proxy hold.
+	Limits Limits
+
+	// OneClient says that whoever reaches the proxy is the same client, whatever
+	// its address.
+	OneClient bool
+
 	// Authenticate judges proxy credentials; nil lets everyone in.
 	Authenticate func(user, password string) bool
 
@@ -60,6 +67,7 @@ type Proxy struct {
 	once     sync.Once
 	spooled  atomic.Int64 // bytes of bodies that wait in files
 	live     liveTunnels
+	clients  *clients
 	forward  *httputil.ReverseProxy
 	upstream *upstream
 	inner    *innerServer
@@ -83,6 +91,8 @@ func (p *Proxy) Init() {
 		if p.Guard == nil {
 			p.Guard = new(Guard)
 		}
+		p.Limits.setDefaults(p.Swap.MaxSpool, p.OneClient)
+		p.clients = newClients(&p.Limits)
 		p.hostsSeen, _ = lru.New[string, struct{}](maxHostsSeen) // fails for no size but 0
 		p.upstream = newUpstream(p.Guard, p.Egress)
 		p.forward = p.newForwarder()

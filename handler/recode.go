@@ -75,6 +75,9 @@ func (f *forwarding) recode(ctx context.Context, original *spool, form bodyForm,
 	f.mu.Lock()
 	noted := len(f.tokens)
 	f.mu.Unlock()
+	if err := f.awaitDecoding(ctx); err != nil {
+		return nil, err
+	}
 	s := f.scanner(PlaceBody, form.form)
 	plain, err := undo(original.reader(), applied, limit)
 	if err == nil {

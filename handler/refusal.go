@@ -31,6 +31,7 @@ const (
 	RuleHeaderValue = "header_value"      // a value that no header may carry
 	RuleCoding      = "content_coding"    // an answer that cannot be looked into
 	RuleSpool       = "max_spool"         // a body over the limit
+	RuleLimits      = "limits"            // one too many, or too long
 	RuleDecoded     = "max_decoded"       // a coded body that decodes to too much
 	RuleBody        = "request_body"      // the client's body broke off
 	RuleWebSocket   = "websocket"         // frames that cannot be followed

@@ -13,6 +13,8 @@ import (
 // short, then in a file without a name. Only tokens touch the disk, never values.
 type spool struct {
 	policy   *SwapPolicy
+	share    int64 // bytes that the client may have in all its spools
+	holder   *client
 	all      *atomic.Int64 // bytes of all spools of the proxy
 	reserved int64         // how many of them are ours
 	memory   []byte
@@ -22,7 +24,7 @@ type spool struct {
 
 // newSpool makes a spool for this request, which is gone when the request ends.
 func (f *forwarding) newSpool() *spool {
-	sp := &spool{policy: &f.proxy.Swap, all: &f.proxy.spooled}
+	sp := &spool{policy: &f.proxy.Swap, share: f.proxy.Limits.ClientSpool, holder: f.holder, all: &f.proxy.spooled}
 	f.cleanup = append(f.cleanup, sp.close)
 	return sp
 }
@@ -32,13 +34,17 @@ const spoolStep = 1 << 20
 
 // check refuses a body of size bytes that is over the limit.
 func (sp *spool) check(size int64) error {
-	if size <= sp.policy.MaxSpool {
+	option, limit := "max_spool", sp.policy.MaxSpool
+	if sp.share < limit {
+		option, limit = "client_spool", sp.share
+	}
+	if size <= limit {
 		return nil
 	}
 	return &Refusal{
 		Status: http.StatusRequestEntityTooLarge, Rule: RuleSpool,
-		Reason: fmt.Sprintf("the body is over the limit of %d bytes", sp.policy.MaxSpool),
-		Mend:   "raise `max_spool`, or send the body chunked and without a content coding, then it is streamed",
+		Reason: fmt.Sprintf("the body is over the limit of %d bytes", limit),
+		Mend:   "raise `" + option + "`, or send the body chunked and without a content coding, then it is streamed",
 	}
 }
 
@@ -48,28 +54,35 @@ func (sp *spool) reserve(size int64) error {
 	if err := sp.check(size); err != nil || size <= sp.reserved {
 		return err
 	}
-	all := sp.all.Add(size - sp.reserved)
+	all, own := sp.all.Add(size-sp.reserved), sp.holder.spool(size-sp.reserved)
 	sp.reserved = size
-	if all > sp.policy.MaxSpool {
-		return &Refusal{
-			Status: http.StatusServiceUnavailable, Rule: RuleSpool,
-			Reason: fmt.Sprintf("the bodies under way would take more than the limit of %d bytes", sp.policy.MaxSpool),
-			Mend:   "try again when others have ended, raise `max_spool`, or send the body chunked and without a content coding, then it is streamed",
-		}
+	switch {
+	case own > sp.share:
+		return sp.refuseSum("of this client", sp.share, "client_spool")
+	case all > sp.policy.MaxSpool:
+		return sp.refuseSum("under way", sp.policy.MaxSpool, "max_spool")
 	}
 	return nil
+}
+
+func (sp *spool) refuseSum(which string, limit int64, option string) *Refusal {
+	return &Refusal{
+		Status: http.StatusServiceUnavailable, Rule: RuleSpool,
+		Reason: fmt.Sprintf("the bodies %s would take more than the limit of %d bytes", which, limit),
+		Mend:   "try again when others have ended, raise `" + option + "`, or send the body chunked and without a content coding, then it is streamed",
+	}
 }
 
 // Write implements io.Writer.
 func (sp *spool) Write(p []byte) (int, error) {
 	size := sp.size + int64(len(p))
-	if sp.file == nil && size <= sp.policy.BodyBuffer {
+	if sp.file == nil && size <= sp.policy.BodyBuffer && sp.holder.reserve(int64(len(p))) {
 		sp.memory = append(sp.memory, p...)
 		sp.size = size
 		return len(p), nil
 	}
 	if size > sp.reserved {
-		if err := sp.reserve(max(size, min(size+spoolStep, sp.policy.MaxSpool))); err != nil {
+		if err := sp.reserve(max(size, min(size+spoolStep, sp.share, sp.policy.MaxSpool))); err != nil {
 			return 0, err
 		}
 	}
@@ -96,7 +109,7 @@ func (sp *spool) write(p []byte) error {
 		if _, err := file.Write(sp.memory); err != nil {
 			return err
 		}
-		sp.memory = nil
+		sp.forget()
 	}
 	_, err := sp.file.Write(p)
 	return err
@@ -115,7 +128,14 @@ func (sp *spool) close() {
 		_ = sp.file.Close()
 		_ = os.Remove(sp.file.Name())
 	}
-	sp.memory = nil
+	sp.forget()
 	sp.all.Add(-sp.reserved)
+	sp.holder.spool(-sp.reserved)
 	sp.reserved = 0
+}
+
+// forget lets go of what is in memory.
+func (sp *spool) forget() {
+	sp.holder.release(int64(len(sp.memory)))
+	sp.memory = nil
 }

@@ -16,8 +16,9 @@ import (
 
 // swapper swaps in requests as RoundTrip does, with no network around it.
 type swapper struct {
-	proxy *Proxy
-	keys  *tokens.Keyring
+	proxy  *Proxy
+	keys   *tokens.Keyring
+	holder *client
 }
 
 // swapperBuffer is its body_buffer.
@@ -31,6 +32,7 @@ func newSwapper(tb testing.TB) *swapper {
 	}
 	s := &swapper{proxy: &Proxy{Swap: SwapPolicy{BodyBuffer: swapperBuffer}}, keys: tokens.NewKeyring(key)}
 	s.proxy.Init()
+	s.holder, _, _ = s.proxy.clients.take(theOnly, kindRequest)
 	tb.Cleanup(func() { _ = s.proxy.Close(context.Background()) })
 	return s
 }
@@ -47,7 +49,7 @@ func (s *swapper) swap(raw string) (out *http.Request, body string, err error) {
 	}
 	f := &forwarding{
 		proxy: s.proxy, dest: Destination{Scheme: "https", Host: "api.starpod.test", Port: 443},
-		in: r, original: r, host: r.Host, path: r.URL.EscapedPath(), keys: s.keys, started: time.Now(),
+		in: r, original: r, holder: s.holder, host: r.Host, path: r.URL.EscapedPath(), keys: s.keys, started: time.Now(),
 	}
 	defer s.proxy.finish(f)
 	sent := r.Clone(r.Context())

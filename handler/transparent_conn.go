@@ -19,6 +19,9 @@ const (
 	// implementations limit to 64 kB, and the headers of its records.
 	maxHello = 96 << 10
 
+	// handshakeTimeout is how long the whole of a ClientHello may take.
+	handshakeTimeout = time.Minute
+
 	// silenceTimeout is how long a client may wait before it is taken for one
 	// that waits for the server to begin, as those of SSH and SMTP do.
 	silenceTimeout = 2 * time.Second

@@ -105,8 +105,8 @@ func newWebSocket(f *forwarding, server io.ReadWriteCloser) *webSocket {
 	limit := f.proxy.Swap.BodyBuffer
 	w := &webSocket{
 		f: f, server: server, scanning: f.proxy.Swap.Scan.Has(PlaceWebSocket),
-		up:       frames{hooks: &messageScanner{f: f}, limit: limit},
-		down:     frames{hooks: &messageMask{f: f}, limit: limit},
+		up:       frames{hooks: &messageScanner{f: f}, limit: limit, memory: &allowance{client: f.holder}},
+		down:     frames{hooks: &messageMask{f: f}, limit: limit, memory: &allowance{client: f.holder}},
 		received: make([]byte, copyBuffer),
 		ended:    make(chan struct{}),
 	}
@@ -227,4 +227,6 @@ func (w *webSocket) stop() {
 	w.writing.Lock()
 	defer w.writing.Unlock()
 	w.stopped = true
+	w.up.memory.close()
+	w.down.memory.close() // what still comes leaves in fragments
 }

@@ -1,0 +1,152 @@
+package handler
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/starpod/caddy-starpod/internal/testbench"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// TestFloodsOfFrames attacks a tunnel in the ways that have brought down servers of
+// HTTP/2: its connection is ended, and other clients are served.
+func TestFloodsOfFrames(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		flood func(f *http2.Framer, i int) error
+	}{
+		{"rapid reset (CVE-2023-44487)", func(f *http2.Framer, i int) error {
+			id := uint32(2*i + 1)
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(), EndStream: true, EndHeaders: true}); err != nil {
+				return err
+			}
+			return f.WriteRSTStream(id, http2.ErrCodeCancel)
+		}},
+		{"CONTINUATION (CVE-2023-45288)", func(f *http2.Framer, i int) error {
+			if i == 0 {
+				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: floodHeader()})
+			}
+			return f.WriteContinuation(1, false, floodField())
+		}},
+		{"PING (CVE-2019-9512)", func(f *http2.Framer, _ int) error { return f.WritePing(false, [8]byte{}) }},
+		{"SETTINGS (CVE-2019-9515)", func(f *http2.Framer, _ int) error { return f.WriteSettings() }},
+		{"resets by errors (CVE-2025-8671)", func(f *http2.Framer, i int) error {
+			id := uint32(2*i + 1)
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(), EndStream: true, EndHeaders: true}); err != nil {
+				return err
+			}
+			return f.WriteWindowUpdate(id, 1<<31-1) // overflows the window
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			release := b.stalls("/flood")
+			defer close(release)
+			conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "h2")
+			if err := flood(conn, b, test.flood); err == nil {
+				t.Error("the connection is still open")
+			}
+			if held := b.requestsHeld(); held > 250 {
+				t.Errorf("got %d requests under way, want 250 at most", held)
+			}
+			if response, _ := b.do(b.client(true), b.request("GET", b.up.URL("api.starpod.test")+"/", "")); response.StatusCode != 200 {
+				t.Errorf("another client: got %d, want 200", response.StatusCode)
+			}
+		})
+	}
+}
+
+// flood writes without reading until the connection is ended, which is the error.
+func flood(conn *tls.Conn, b *bench, write func(*http2.Framer, int) error) error {
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		return err
+	}
+	var batch bytes.Buffer
+	framer := http2.NewFramer(&batch, nil)
+	if err := framer.WriteSettings(); err != nil {
+		return err
+	}
+	const most = 3_000_000
+	for i := range most {
+		if err := write(framer, i); err != nil {
+			return err
+		}
+		if batch.Len() < 16<<10 {
+			continue
+		}
+		if _, err := conn.Write(batch.Bytes()); err != nil {
+			return err
+		}
+		batch.Reset()
+	}
+	return nil
+}
+
+func (b *bench) requestsHeld() int {
+	b.proxy.clients.mu.Lock()
+	defer b.proxy.clients.mu.Unlock()
+	return b.proxy.clients.held[kindRequest]
+}
+
+// floodHeader is the header of a request that the destination does not answer. The
+// table of the compression is not used.
+func floodHeader() []byte {
+	return fields(":method", "GET", ":scheme", "https", ":authority", "api.starpod.test", ":path", "/flood")
+}
+
+func floodField() []byte { return fields("x-flood", strings.Repeat("x", 4<<10)) }
+
+func fields(pairs ...string) []byte {
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for i := 0; i < len(pairs); i += 2 {
+		_ = encoder.WriteField(hpack.HeaderField{Name: pairs[i], Value: pairs[i+1], Sensitive: true})
+	}
+	return block.Bytes()
+}
+
+// TestStreamsAreLimited: a connection of HTTP/2 has so many requests at one time.
+func TestStreamsAreLimited(t *testing.T) {
+	b := newBench(t, func(p *Proxy) { p.Limits.Streams = 3 })
+	release := b.stalls("/stalls")
+	client := inTunnel(t, b.tunnel(b.apiAuthority(), "api.starpod.test", "h2"), true)
+	ended := make(chan error, 10)
+	for range cap(ended) {
+		go func() {
+			response, err := client.Get(b.up.URL("api.starpod.test") + "/stalls")
+			if err == nil {
+				err = response.Body.Close()
+				if response.StatusCode != http.StatusOK {
+					err = fmt.Errorf("got %d, want 200", response.StatusCode)
+				}
+			}
+			ended <- err
+		}()
+	}
+	most := 0
+	testbench.Await(t, longest, func() error {
+		most = max(most, b.requestsHeld())
+		if most < 3 {
+			return fmt.Errorf("%d requests are under way, want 3", most)
+		}
+		return nil
+	})
+	close(release)
+	for range cap(ended) {
+		most = max(most, b.requestsHeld())
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if most != 3 {
+		t.Errorf("got %d requests at one time, want 3", most)
+	}
+}
