@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -38,6 +39,32 @@ type tunnel struct {
 
 	once sync.Once
 	done chan struct{}
+
+	idle atomic.Int64 // since when, Unix nanoseconds; 0: it is busy
+}
+
+// openingTime is how long a tunnel may be without its first request before it counts
+// as idle: a handshake may be under way, and net/http takes as long.
+const openingTime = 5 * time.Second
+
+// state takes note of what the server inside is doing.
+func (t *tunnel) state(state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		t.idle.Store(time.Now().Add(openingTime).UnixNano())
+	case http.StateIdle:
+		t.idle.Store(time.Now().UnixNano())
+	default:
+		t.idle.Store(0)
+	}
+}
+
+func (t *tunnel) idleFor() time.Duration {
+	since := t.idle.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
 }
 
 var errNotTLS = errors.New("what came through the tunnel is not TLS")
@@ -166,12 +193,8 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 		t.bodyTimeout = outer.ReadTimeout
 	}
 	defer p.live.add(t)()
-	err = p.inner.serve(t)
+	p.inner.serve(t)
 	opened()
-	if err != nil {
-		_ = t.Close()
-		return dest, nil
-	}
 	t.wait()
 	return dest, nil
 }

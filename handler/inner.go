@@ -41,8 +41,6 @@ type innerServer struct {
 	leaving atomic.Bool
 }
 
-var errInnerClosed = errors.New("the proxy has been shut down")
-
 func newInnerServer(p *Proxy) *innerServer {
 	s := &innerServer{proxy: p, conns: make(chan net.Conn), closed: make(chan struct{})}
 	s.tls = &tls.Config{
@@ -50,11 +48,18 @@ func newInnerServer(p *Proxy) *innerServer {
 		NextProtos:     []string{"h2", "http/1.1"},
 		MinVersion:     tls.VersionTLS12,
 	}
+	s.server = s.newServer()
+	go func() { _ = s.server.Serve(s) }()
+	return s
+}
+
+func (s *innerServer) newServer() *http.Server {
+	p := s.proxy
 	errorLog, err := zap.NewStdLogAt(p.Log, zap.DebugLevel)
 	if err != nil {
 		errorLog = log.New(io.Discard, "", 0)
 	}
-	s.server = &http.Server{
+	return &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: time.Duration(p.Limits.HandshakeTimeout),
 		IdleTimeout:       time.Duration(p.Limits.IdleTimeout),
@@ -66,22 +71,42 @@ func newInnerServer(p *Proxy) *innerServer {
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, tunnelKey{}, conn.(*tls.Conn).NetConn().(*tunnel))
 		},
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			conn.(*tls.Conn).NetConn().(*tunnel).state(state)
+		},
 	}
-	go func() { _ = s.server.Serve(s) }()
-	return s
 }
 
 type tunnelKey struct{}
 
-// serve takes a tunnel over. Its done channel tells when it has ended.
-func (s *innerServer) serve(t *tunnel) error {
+// serve takes a tunnel over. Its done channel tells when it has ended. One that
+// comes late, by a connection that was made before the proxy was replaced, is
+// served all the same: its client has done nothing wrong.
+func (s *innerServer) serve(t *tunnel) {
+	conn := tls.Server(t, s.tls)
 	select {
-	case s.conns <- tls.Server(t, s.tls):
-		return nil
+	case s.conns <- conn:
 	case <-s.closed:
-		return errInnerClosed
+		go func() { _ = s.newServer().Serve(&oneConn{Conn: conn}) }()
 	}
 }
+
+// oneConn is a listener with one connection to accept.
+type oneConn struct{ net.Conn }
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	conn := l.Conn
+	if conn == nil {
+		return nil, net.ErrClosed
+	}
+	l.Conn = nil
+	return conn, nil
+}
+
+func (l *oneConn) Addr() net.Addr { return streamAddr("tunnels") }
+
+// Close does nothing: what was accepted goes on.
+func (l *oneConn) Close() error { return nil }
 
 // certificate mints for the name the client asks for, even where it is not the
 // tunnel's destination: the client shall learn why in an answer it understands.
@@ -136,17 +161,20 @@ func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
 // shutdown serves the tunnels that are being opened, tells clients with their next
 // answer to go elsewhere, closes the tunnels that have no next request, and waits
 // for the others as long as ctx lasts.
-func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
+//
+// http.Server.Shutdown would close a tunnel between two requests of a busy client,
+// over HTTP/2 without a word.
+func (s *innerServer) shutdown(ctx context.Context, live *liveTunnels) error {
 	s.leaving.Store(true)
-	await(ctx, func() bool { return s.opening.Load() == 0 })
-	hurried, cancel := context.WithTimeout(ctx, lastRequest) // net/http drops what it reads later
-	defer cancel()
-	await(hurried, idle)
+	began := time.Now()
+	await(ctx, func() bool {
+		if time.Since(began) >= lastRequest {
+			live.closeIdle(lastRequest)
+		}
+		return s.opening.Load() == 0 && live.count() == 0
+	})
 	_ = s.Close()
-	if err := s.server.Shutdown(ctx); err != nil {
-		return errors.Join(err, s.server.Close())
-	}
-	return nil
+	return errors.Join(ctx.Err(), s.server.Close())
 }
 
 // await returns when the condition holds, or with ctx.
