@@ -24,7 +24,7 @@ var full = flag.Bool("full", false, "10000 hosts, 1000 idle tunnels and 200 uplo
 //
 // Not parallel: it measures the memory of a process that must do nothing else.
 func TestMemoryUnderMany(t *testing.T) {
-	hosts, tunnels, uploads := 1500, 200, 40 // more hosts than certificates are kept
+	hosts, tunnels, uploads := 1100, 100, 20 // more hosts than certificates are kept
 	if *full {
 		hosts, tunnels, uploads = 10000, 1000, 200
 	}

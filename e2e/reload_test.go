@@ -113,7 +113,7 @@ func (s *server) load(t *testing.T, upstream *testbench.Upstream, token string) 
 					client := &http.Client{Transport: transport}
 					for ctx.Err() == nil && !t.Failed() {
 						if err := s.once(ctx, client, method, upstream.URL(testbench.APIHost), token); err != nil {
-							t.Errorf("%s over %s, fresh %v: %v", method, protocols, fresh, err)
+							t.Errorf("%s, %s over %s, fresh %v: %v", time.Now().Format("05.000"), method, protocols, fresh, err)
 						}
 						done.Add(1)
 					}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -39,32 +38,6 @@ type tunnel struct {
 
 	once sync.Once
 	done chan struct{}
-
-	idle atomic.Int64 // since when, Unix nanoseconds; 0: it is busy
-}
-
-// openingTime is how long a tunnel may be without its first request before it counts
-// as idle: a handshake may be under way, and net/http takes as long.
-const openingTime = 5 * time.Second
-
-// state takes note of what the server inside is doing.
-func (t *tunnel) state(state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		t.idle.Store(time.Now().Add(openingTime).UnixNano())
-	case http.StateIdle:
-		t.idle.Store(time.Now().UnixNano())
-	default:
-		t.idle.Store(0)
-	}
-}
-
-func (t *tunnel) idleFor() time.Duration {
-	since := t.idle.Load()
-	if since == 0 {
-		return 0
-	}
-	return time.Since(time.Unix(0, since))
 }
 
 var errNotTLS = errors.New("what came through the tunnel is not TLS")

@@ -71,9 +71,6 @@ func (s *innerServer) newServer() *http.Server {
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, tunnelKey{}, conn.(*tls.Conn).NetConn().(*tunnel))
 		},
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			conn.(*tls.Conn).NetConn().(*tunnel).state(state)
-		},
 	}
 }
 
@@ -161,20 +158,17 @@ func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
 // shutdown serves the tunnels that are being opened, tells clients with their next
 // answer to go elsewhere, closes the tunnels that have no next request, and waits
 // for the others as long as ctx lasts.
-//
-// http.Server.Shutdown would close a tunnel between two requests of a busy client,
-// over HTTP/2 without a word.
-func (s *innerServer) shutdown(ctx context.Context, live *liveTunnels) error {
+func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
 	s.leaving.Store(true)
-	began := time.Now()
-	await(ctx, func() bool {
-		if time.Since(began) >= lastRequest {
-			live.closeIdle(lastRequest)
-		}
-		return s.opening.Load() == 0 && live.count() == 0
-	})
+	await(ctx, func() bool { return s.opening.Load() == 0 })
+	hurried, cancel := context.WithTimeout(ctx, lastRequest) // net/http drops what it reads later
+	defer cancel()
+	await(hurried, idle)
 	_ = s.Close()
-	return errors.Join(ctx.Err(), s.server.Close())
+	if err := s.server.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.server.Close())
+	}
+	return nil
 }
 
 // await returns when the condition holds, or with ctx.

@@ -37,18 +37,6 @@ func (l *liveTunnels) count() int {
 	return len(l.open)
 }
 
-// closeIdle closes the intercepted tunnels that have been without a request for
-// so long.
-func (l *liveTunnels) closeIdle(long time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for closer := range l.open {
-		if t, ok := closer.(*tunnel); ok && t.idleFor() >= long {
-			go func() { _ = t.Close() }() // which may wait for the client
-		}
-	}
-}
-
 // drainPoll is how often drain looks whether all have ended, like the one of
 // http.Server.Shutdown.
 const drainPoll = 50 * time.Millisecond

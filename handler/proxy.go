@@ -104,7 +104,7 @@ func (p *Proxy) Init() {
 // cannot tell, finish for as long as ctx lasts.
 func (p *Proxy) Close(ctx context.Context) error {
 	p.Init()
-	err := p.inner.shutdown(ctx, &p.live)
+	err := p.inner.shutdown(ctx, func() bool { return p.live.count() == 0 })
 	p.live.drain(ctx)
 	p.upstream.closeIdle()
 	return err
