@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // loadOrGenerateIn names the directory for which a copy of this test program
@@ -34,7 +36,7 @@ func TestMain(m *testing.M) {
 		fmt.Printf("%x", r.cert.Raw)
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func saved(t testing.TB) (dir string, r *Root) {
