@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strings"
 	"sync"
@@ -146,7 +147,13 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 	if method == http.MethodPost {
 		body = "key=" + token
 	}
-	r, err := http.NewRequestWithContext(context.WithoutCancel(ctx), method, target, strings.NewReader(body))
+	var inside atomic.Bool // the tunnel was granted
+	trace := &httptrace.ClientTrace{
+		TLSHandshakeStart: func() { inside.Store(true) },
+		GotConn:           func(httptrace.GotConnInfo) { inside.Store(strings.HasPrefix(target, "https:")) },
+	}
+	ctx = httptrace.WithClientTrace(context.WithoutCancel(ctx), trace)
+	r, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -154,9 +161,11 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 	again := r.Clone(r.Context())
 	again.Body, _ = r.GetBody()
 	response, err := client.Do(r)
-	if errors.Is(err, syscall.ECONNRESET) {
+	if err != nil && !inside.Load() && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)) {
 		// Caddy opens a socket for each configuration, and the kernel resets what has
-		// not been accepted when the older one is closed.
+		// not been accepted when the older one is closed; and net/http drops a request
+		// that it reads of a new connection when Shutdown has begun. Neither is ours to
+		// mend. What is inside a tunnel has no such excuse.
 		response, err = client.Do(again)
 	}
 	if err != nil {
