@@ -36,6 +36,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	stop := s.load(t, upstream, token)
 	s.reload(t)
 	stop()
+	s.reload(t) // lets go of what is kept alive
 	before := settled(t, s)
 
 	var busy []*download
@@ -61,6 +62,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	for _, d := range busy {
 		d.checkEnd(t)
 	}
+	s.reload(t)
 	var after load
 	testbench.Await(t, time.Minute, func() error {
 		after = loadOf(t, s)
@@ -153,6 +155,7 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 		GotConn:           func(httptrace.GotConnInfo) { inside.Store(strings.HasPrefix(target, "https:")) },
 	}
 	ctx = httptrace.WithClientTrace(context.WithoutCancel(ctx), trace)
+	time.Sleep(5 * time.Millisecond) // enough at a time, without taking the whole machine
 	r, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
 	if err != nil {
 		return err

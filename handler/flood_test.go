@@ -3,14 +3,11 @@ package handler
 import (
 	"bytes"
 	"crypto/tls"
-	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/starpod/caddy-starpod/internal/testbench"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -21,26 +18,26 @@ func TestFloodsOfFrames(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		ends  bool // else nothing is kept of what comes
-		flood func(f *http2.Framer, i int) error
+		flood func(f *http2.Framer, i int, authority string) error
 	}{
-		{"rapid reset (CVE-2023-44487)", true, func(f *http2.Framer, i int) error {
+		{"rapid reset (CVE-2023-44487)", true, func(f *http2.Framer, i int, authority string) error {
 			id := uint32(2*i + 1)
-			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(), EndStream: true, EndHeaders: true}); err != nil {
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(authority), EndStream: true, EndHeaders: true}); err != nil {
 				return err
 			}
 			return f.WriteRSTStream(id, http2.ErrCodeCancel)
 		}},
-		{"CONTINUATION (CVE-2023-45288)", true, func(f *http2.Framer, i int) error {
+		{"CONTINUATION (CVE-2023-45288)", true, func(f *http2.Framer, i int, authority string) error {
 			if i == 0 {
-				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: floodHeader()})
+				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: floodHeader(authority)})
 			}
 			return f.WriteContinuation(1, false, floodField())
 		}},
-		{"PING (CVE-2019-9512)", true, func(f *http2.Framer, _ int) error { return f.WritePing(false, [8]byte{}) }},
-		{"SETTINGS (CVE-2019-9515)", false, func(f *http2.Framer, _ int) error { return f.WriteSettings() }},
-		{"resets by errors (CVE-2025-8671)", true, func(f *http2.Framer, i int) error {
+		{"PING (CVE-2019-9512)", true, func(f *http2.Framer, _ int, _ string) error { return f.WritePing(false, [8]byte{}) }},
+		{"SETTINGS (CVE-2019-9515)", false, func(f *http2.Framer, _ int, _ string) error { return f.WriteSettings() }},
+		{"resets by errors (CVE-2025-8671)", true, func(f *http2.Framer, i int, authority string) error {
 			id := uint32(2*i + 1)
-			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(), EndStream: true, EndHeaders: true}); err != nil {
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(authority), EndStream: true, EndHeaders: true}); err != nil {
 				return err
 			}
 			return f.WriteWindowUpdate(id, 1<<31-1) // overflows the window
@@ -51,7 +48,7 @@ func TestFloodsOfFrames(t *testing.T) {
 			release := b.stalls("/flood")
 			defer close(release)
 			conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "h2")
-			if err := flood(conn, test.flood); (err != nil) != test.ends {
+			if err := flood(conn, func(f *http2.Framer, i int) error { return test.flood(f, i, b.apiAuthority()) }); (err != nil) != test.ends {
 				t.Errorf("got the end %v, want one: %v", err, test.ends)
 			}
 			if held := b.requestsHeld(); held > floodStreams {
@@ -102,8 +99,8 @@ func (b *bench) requestsHeld() int {
 
 // floodHeader is the header of a request that the destination does not answer. The
 // table of the compression is not used.
-func floodHeader() []byte {
-	return fields(":method", "GET", ":scheme", "https", ":authority", "api.starpod.test", ":path", "/flood")
+func floodHeader(authority string) []byte {
+	return fields(":method", "GET", ":scheme", "https", ":authority", authority, ":path", "/flood")
 }
 
 func floodField() []byte { return fields("x-flood", strings.Repeat("x", 4<<10)) }
@@ -117,42 +114,49 @@ func fields(pairs ...string) []byte {
 	return block.Bytes()
 }
 
-// TestStreamsAreLimited: a connection of HTTP/2 has so many requests at one time.
+// TestStreamsAreLimited: a connection of HTTP/2 has so many requests at one time,
+// and one more is refused without having been looked at.
 func TestStreamsAreLimited(t *testing.T) {
 	b := newBench(t, func(p *Proxy) { p.Limits.Streams = 3 })
-	release := b.stalls("/stalls")
-	client := inTunnel(t, b.tunnel(b.apiAuthority(), "api.starpod.test", "h2"), true)
-	client.Transport.(*http.Transport).HTTP2 = &http.HTTP2Config{StrictMaxConcurrentRequests: true}
-	b.do(client, b.request("GET", b.up.URL("api.starpod.test")+"/", "")) // there is but one connection
-	ended := make(chan error, 10)
-	for range cap(ended) {
-		go func() {
-			response, err := client.Get(b.up.URL("api.starpod.test") + "/stalls")
-			if err == nil {
-				err = response.Body.Close()
-				if response.StatusCode != http.StatusOK {
-					err = fmt.Errorf("got %d, want 200", response.StatusCode)
-				}
-			}
-			ended <- err
-		}()
+	release := b.stalls("/flood")
+	defer close(release)
+	conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "h2")
+	_ = conn.SetDeadline(time.Now().Add(longest))
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
 	}
-	most := 0
-	testbench.Await(t, longest, func() error {
-		most = max(most, b.requestsHeld())
-		if most < 3 {
-			return fmt.Errorf("%d requests are under way, want 3", most)
-		}
-		return nil
-	})
-	close(release)
-	for range cap(ended) {
-		most = max(most, b.requestsHeld())
-		if err := <-ended; err != nil {
-			t.Error(err)
+	framer := http2.NewFramer(conn, conn)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	stated := awaitFrame[*http2.SettingsFrame](t, framer)
+	if got, _ := stated.Value(http2.SettingMaxConcurrentStreams); got != 3 {
+		t.Errorf("the server states %d streams, want 3", got)
+	}
+	if err := framer.WriteSettingsAck(); err != nil {
+		t.Fatal(err)
+	}
+	for id := uint32(1); id <= 7; id += 2 {
+		head := http2.HeadersFrameParam{StreamID: id, BlockFragment: floodHeader(b.apiAuthority()), EndStream: true, EndHeaders: true}
+		if err := framer.WriteHeaders(head); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if most != 3 {
-		t.Errorf("got %d requests at one time, want 3", most)
+	if reset := awaitFrame[*http2.RSTStreamFrame](t, framer); reset.StreamID != 7 {
+		t.Errorf("stream %d is refused with %v, want stream 7", reset.StreamID, reset.ErrCode)
+	}
+}
+
+// awaitFrame reads until a frame of a type comes.
+func awaitFrame[F http2.Frame](t *testing.T, framer *http2.Framer) F {
+	t.Helper()
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatalf("waiting for a frame: %v", err)
+		}
+		if wanted, ok := frame.(F); ok {
+			return wanted
+		}
 	}
 }
