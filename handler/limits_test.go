@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -183,21 +184,17 @@ func (b *bench) holdsNothing() {
 // TestConnectionsAreLimited closes what says nothing before it could say something.
 func TestConnectionsAreLimited(t *testing.T) {
 	b := limited(t, Limits{Connections: Limit{PerClient: 3}}, nil)
-	front := &http.Server{Handler: b, ConnState: b.proxy.ConnState}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = front.Serve(listener) }()
-	t.Cleanup(func() { _ = front.Close() })
-	b.front.Listener = listener // what askTunnel dials
+	b.front.Close()
+	b.front = httptest.NewUnstartedServer(b)
+	b.front.Config.ConnState = b.proxy.ConnState
+	b.front.Start()
 	for range 5 {
 		if _, status, body := b.askTunnel("127.0.0.1"); status != http.StatusOK {
 			t.Fatalf("a tunnel: got %d %s, want 200, for it is no connection any more", status, body)
 		}
 	}
 	open := func() net.Conn {
-		conn, err := net.Dial("tcp", listener.Addr().String())
+		conn, err := net.Dial("tcp", b.front.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
