@@ -46,7 +46,7 @@ func TestKeyFilesAreWatched(t *testing.T) {
 			must(t, os.Symlink(real, filepath.Join(volume, "..data")))
 			path := filepath.Join(volume, "..data", "key")
 			writeKey(t, path, oldKey)
-			k, _ := watched(t, path)
+			k, _ := watchedKeys(t, path)
 			test.change(t, path)
 			awaitKeys(t, k, newKey)
 		})
@@ -68,7 +68,7 @@ func TestKeyFilesThatCannotBeUsed(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "key")
 			writeKey(t, path, oldKey)
-			k, logs := watched(t, path)
+			k, logs := watchedKeys(t, path)
 			test.change(t, path)
 			testbench.Await(t, 20*time.Second, func() error { return logged(logs, zapcore.ErrorLevel, test.says) })
 			time.Sleep(10 * k.poll) // nothing may come, so there is nothing to wait for
@@ -102,7 +102,7 @@ func TestSeveralKeyFiles(t *testing.T) {
 	first, older := filepath.Join(dir, "key"), filepath.Join(dir, "older")
 	writeKey(t, first, oldKey)
 	writeKey(t, older, bytes.Repeat([]byte{3}, 32))
-	k, _ := watched(t, first, older)
+	k, _ := watchedKeys(t, first, older)
 	writeKey(t, older, oldKey)
 	writeKey(t, first, newKey)
 	awaitKeys(t, k, newKey)
@@ -123,7 +123,7 @@ func TestSeveralKeyFiles(t *testing.T) {
 	}
 }
 
-func watched(t *testing.T, paths ...string) (*keyFiles, *observer.ObservedLogs) {
+func watchedKeys(t *testing.T, paths ...string) (*keyFiles, *observer.ObservedLogs) {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	k := &keyFiles{paths: paths, poll: 10 * time.Millisecond, log: zap.New(core), ended: make(chan struct{})}

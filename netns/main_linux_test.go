@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +25,8 @@ var probes = map[string]func(args []string) (results map[string]string, err erro
 
 func TestMain(m *testing.M) {
 	if len(os.Args) < 3 || os.Args[1] != probeMode {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m) // fails where a test leaves a goroutine behind
+		return
 	}
 	runtime.LockOSThread() // filters and capabilities belong to a thread
 	results, err := probes[os.Args[2]](os.Args[3:])
