@@ -2,16 +2,18 @@
 # make test   install what the tests lack (as root) and run everything
 # make demo   the main job by itself, offline
 # make clients  which programs it works with, into docs/clients.md (as root)
+# make soak   mixed traffic for an hour (SOAK=10m: for less)
 # make build, lint, fuzz, xcaddy: see below
 
 GO ?= go
 FUZZTIME ?= 30s
+SOAK ?= 1h
 
 # The version of the tools that lint runs, from the module proxy.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run demo test clients lint fuzz xcaddy clean
+.PHONY: build run demo test clients soak lint fuzz xcaddy clean
 
 build:
 	$(GO) build -trimpath -o caddy ./cmd/caddy
@@ -30,6 +32,10 @@ test:
 clients:
 	scripts/test-deps.sh
 	$(GO) test -count=1 -timeout 20m -run TestClients ./e2e/isolation -args -write-clients
+
+# Mixed traffic at half load, with reloads and faults; every answer is checked.
+soak:
+	$(GO) test -v -count=1 -timeout 0 -run TestSoak ./e2e/soak -args -soak.for $(SOAK)
 
 lint:
 	scripts/lint.sh '$(STATICCHECK)' '$(GOVULNCHECK)'

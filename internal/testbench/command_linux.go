@@ -20,6 +20,12 @@ const inside = `mount --bind "$0" /etc/hosts && exec "$@"`
 // is killed when the test ends.
 func Command(tb testing.TB, name string, args ...string) *exec.Cmd {
 	tb.Helper()
+	return CommandKnowing(tb, []string{APIHost, EvilHost, GitHost, GitHubHost}, name, args...)
+}
+
+// CommandKnowing is Command with other names at 127.0.0.1.
+func CommandKnowing(tb testing.TB, hosts []string, name string, args ...string) *exec.Cmd {
+	tb.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
 		tb.Fatalf("looking for %s (scripts/test-deps.sh installs what the tests need): %v", name, err)
@@ -28,7 +34,7 @@ func Command(tb testing.TB, name string, args ...string) *exec.Cmd {
 	if os.Geteuid() != 0 {
 		argv = append(argv, "--map-root-user")
 	}
-	argv = append(argv, "sh", "-c", inside, hostsFile(tb), path)
+	argv = append(argv, "sh", "-c", inside, hostsFile(tb, hosts), path)
 	cmd := exec.Command("unshare", append(argv, args...)...)
 	cmd.WaitDelay = 5 * time.Second
 	// Not by tb.Context, which ends before other cleanups could stop it kindly.
@@ -40,13 +46,16 @@ func Command(tb testing.TB, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func hostsFile(tb testing.TB) string {
+func hostsFile(tb testing.TB, names []string) string {
 	tb.Helper()
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil {
 		tb.Fatalf("reading the machine's hosts file: %v", err)
 	}
-	hosts = fmt.Appendf(bytes.TrimRight(hosts, "\n"), "\n127.0.0.1 %s %s %s %s\n", APIHost, EvilHost, GitHost, GitHubHost)
+	hosts = append(bytes.TrimRight(hosts, "\n"), '\n')
+	for _, name := range names {
+		hosts = fmt.Appendf(hosts, "127.0.0.1 %s\n", name)
+	}
 	path := filepath.Join(tb.TempDir(), "hosts")
 	if err := os.WriteFile(path, hosts, 0o644); err != nil {
 		tb.Fatalf("writing a hosts file: %v", err)

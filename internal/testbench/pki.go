@@ -29,7 +29,7 @@ type PKI struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewPKI makes a P-256 root that is valid for an hour around now.
+// NewPKI makes a P-256 root that is valid from an hour ago until tomorrow.
 func NewPKI(tb testing.TB) *PKI {
 	tb.Helper()
 	key := newKey(tb)
@@ -37,7 +37,7 @@ func NewPKI(tb testing.TB) *PKI {
 		SerialNumber:          newSerial(tb),
 		Subject:               pkix.Name{CommonName: "Starpod test upstream root"},
 		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
+		NotAfter:              time.Now().Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageCertSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
@@ -62,7 +62,7 @@ func NewPKI(tb testing.TB) *PKI {
 // localhost, 127.0.0.1 and ::1.
 func (p *PKI) Leaf(tb testing.TB, names ...string) tls.Certificate {
 	tb.Helper()
-	return p.leaf(tb, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), names)
+	return p.leaf(tb, time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour), names)
 }
 
 // Expired returns a certificate that was valid until a minute ago.

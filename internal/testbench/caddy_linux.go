@@ -1,0 +1,245 @@
+package testbench
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// BuildCaddy builds the binary of this module into the folder and returns its
+// path. STARPOD_TEST_BINARY_PLAIN names one to use instead.
+func BuildCaddy(dir string) (string, error) {
+	if path := os.Getenv("STARPOD_TEST_BINARY_PLAIN"); path != "" {
+		return filepath.Abs(path)
+	}
+	root, err := ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	output := filepath.Join(dir, "caddy")
+	cmd := exec.Command("go", "build", "-o", output, "./cmd/caddy")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the binary: %w\n%s", err, out)
+	}
+	return output, nil
+}
+
+// Setup says what a [Caddy] is to be like.
+type Setup struct {
+	Binary  string
+	Hosts   []string  // names that it finds at 127.0.0.1
+	Options string    // lines for the global options
+	Site    string    // lines for the site, beside the proxy
+	Proxy   string    // lines for starpod_secrets
+	Log     io.Writer // takes standard output and standard error
+}
+
+// Caddy is a running `caddy run` with a Caddyfile whose one site is the proxy.
+// All that it writes is in Dir, and its admin endpoint is a unix socket there.
+type Caddy struct {
+	Dir   string
+	Key   []byte // the master key
+	URL   *url.URL
+	Admin *http.Client
+	Pid   int
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+}
+
+const caddyfile = `{
+	%[3]s
+	admin unix/%[1]s/admin.sock
+	storage file_system %[1]s/storage
+	auto_https off
+	skip_install_trust
+	starpod {
+		data_dir %[1]s/starpod
+		isolation env
+	}
+}
+:%[2]d {
+	bind 127.0.0.1
+	%[4]s
+	starpod_secrets {
+		master_key_file %[1]s/key
+		%[5]s
+		egress {
+			allow 127.0.0.0/8
+			trust %[1]s/upstream.pem
+		}
+	}
+}
+`
+
+// StartCaddy runs the binary until the test ends.
+func StartCaddy(tb testing.TB, pki *PKI, setup Setup) *Caddy {
+	tb.Helper()
+	// Not tb.TempDir: the path of a unix socket has 108 bytes at most (unix(7)).
+	dir, err := os.MkdirTemp("", "sp-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	c := &Caddy{Dir: dir, Key: make([]byte, 32), done: make(chan struct{})}
+	rand.Read(c.Key)
+	c.URL = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb)))}
+	for name, content := range map[string][]byte{
+		"key": c.Key, "upstream.pem": pki.RootPEM,
+		"Caddyfile": fmt.Appendf(nil, caddyfile, dir, c.port(), setup.Options, setup.Site, setup.Proxy),
+	} {
+		if err := os.WriteFile(c.Path(name), content, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	c.Admin = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.Path("admin.sock"))
+		},
+		DisableKeepAlives: true,
+	}}
+	c.start(tb, setup)
+	return c
+}
+
+func (c *Caddy) port() int {
+	port, _ := strconv.Atoi(c.URL.Port())
+	return port
+}
+
+// Path is the path of a file in Dir.
+func (c *Caddy) Path(name string) string { return filepath.Join(c.Dir, name) }
+
+func (c *Caddy) start(tb testing.TB, setup Setup) {
+	tb.Helper()
+	c.cmd = CommandKnowing(tb, setup.Hosts, setup.Binary, "run", "--config", c.Path("Caddyfile"))
+	c.cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + c.Path("home"),
+		"XDG_CONFIG_HOME=" + c.Path("config"), "XDG_DATA_HOME=" + c.Path("data"), "TMPDIR=" + c.Path("tmp"),
+	}
+	if err := os.Mkdir(c.Path("tmp"), 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	c.cmd.Stdout, c.cmd.Stderr = setup.Log, setup.Log
+	if err := c.cmd.Start(); err != nil {
+		tb.Fatalf("starting caddy: %v", err)
+	}
+	c.Pid = c.cmd.Process.Pid
+	go func() {
+		c.cmd.Wait()
+		close(c.done)
+	}()
+	tb.Cleanup(func() { c.Stop(tb) })
+	Await(tb, time.Minute, func() error {
+		if !c.Running() {
+			return fmt.Errorf("caddy ended with %v", c.cmd.ProcessState)
+		}
+		if _, err := os.Stat(c.Path("starpod/proxy-ca.pem")); err != nil {
+			return err
+		}
+		conn, err := net.Dial("tcp", c.URL.Host)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
+// Running tells whether the process has not ended.
+func (c *Caddy) Running() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Stop ends the server as a service manager does and waits for its last line.
+func (c *Caddy) Stop(tb testing.TB) {
+	tb.Helper()
+	c.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.done:
+	case <-time.After(30 * time.Second):
+		c.cmd.Process.Kill()
+		<-c.done
+		tb.Errorf("caddy did not end within 30 s of SIGTERM")
+	}
+}
+
+// Roots is what clients of the proxy have to trust.
+func (c *Caddy) Roots(tb testing.TB) *x509.CertPool {
+	tb.Helper()
+	pool := x509.NewCertPool()
+	root, err := os.ReadFile(c.Path("starpod/proxy-ca.pem"))
+	if err != nil || !pool.AppendCertsFromPEM(root) {
+		tb.Fatalf("the proxy's root: got %q (%v), want a certificate", root, err)
+	}
+	return pool
+}
+
+// Get asks the admin endpoint and returns the body of the answer, whatever its
+// status.
+func (c *Caddy) Get(path string) ([]byte, error) {
+	resp, err := c.Admin.Get("http://admin" + path)
+	if err != nil {
+		return nil, fmt.Errorf("asking the admin endpoint for %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+// Reload loads the Caddyfile anew, though nothing in it has changed.
+func (c *Caddy) Reload() error {
+	text, err := os.ReadFile(c.Path("Caddyfile"))
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequest(http.MethodPost, "http://admin/load", bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	req.Header.Set("Cache-Control", "must-revalidate")
+	resp, err := c.Admin.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("reload: got %d %q (%v), want 200", resp.StatusCode, strings.TrimSpace(string(body)), err)
+	}
+	return nil
+}
+
+var goroutineTotal = regexp.MustCompile(`^goroutine profile: total (\d+)`)
+
+// Goroutines is how many goroutines the server has.
+func (c *Caddy) Goroutines() (int, error) {
+	profile, err := c.Get("/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		return 0, err
+	}
+	total := goroutineTotal.FindSubmatch(profile)
+	if total == nil {
+		return 0, fmt.Errorf("goroutine profile: got %.200q", profile)
+	}
+	return strconv.Atoi(string(total[1]))
+}
