@@ -2,6 +2,7 @@
 # make test   install what the tests lack (as root) and run everything
 # make demo   the main job by itself, offline
 # make clients  which programs it works with, into docs/clients.md (as root)
+# make attack hostile inputs against the binary, one line each
 # make soak   mixed traffic for an hour (SOAK=10m: for less)
 # make build, lint, fuzz, xcaddy: see below
 
@@ -13,7 +14,7 @@ SOAK ?= 1h
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run demo test clients soak lint fuzz xcaddy clean
+.PHONY: build run demo test clients attack soak lint fuzz xcaddy clean
 
 build:
 	$(GO) build -trimpath -o caddy ./cmd/caddy
@@ -32,6 +33,9 @@ test:
 clients:
 	scripts/test-deps.sh
 	$(GO) test -count=1 -timeout 20m -run TestClients ./e2e/isolation -args -write-clients
+
+attack:
+	$(GO) test -v -count=1 ./e2e/attack
 
 # Mixed traffic at half load, with reloads and faults; every answer is checked.
 soak:
