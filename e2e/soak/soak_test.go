@@ -60,6 +60,7 @@ func TestSoak(t *testing.T) {
 	log := new(watchedLog)
 	w.connect(t, testbench.StartCaddy(t, pki, testbench.Setup{
 		Binary: binary, Hosts: append(slices.Clone(w.hosts), w.faulty...), Log: log,
+		Options: "log {\n\t\texclude admin.api\n\t}",
 	}))
 	s := &soak{plan: p, world: w, started: time.Now(), results: map[string]*result{}}
 
@@ -69,6 +70,9 @@ func TestSoak(t *testing.T) {
 	s.drive(t, rate/2, p.first)
 	before := s.settled(t)
 	s.drive(t, rate/2, p.rest)
+	if *soakFor == 0 {
+		s.each()
+	}
 	after := s.settled(t)
 
 	s.report(t, before, after)
@@ -197,16 +201,28 @@ func (s *soak) work(p *pace, d time.Duration) {
 	for range s.workers {
 		workers.Go(func() {
 			for p.wait(until) {
-				k := choose()
-				ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
-				began := time.Now()
-				err := k.run(s.world, ctx)
-				s.note(k.name, time.Since(began), err)
-				cancel()
+				s.try(choose())
 			}
 		})
 	}
 	workers.Wait()
+}
+
+// each sends one request of each kind.
+func (s *soak) each() {
+	for _, k := range kinds {
+		if !k.lingers {
+			s.try(k)
+		}
+	}
+}
+
+func (s *soak) try(k kind) {
+	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	defer cancel()
+	began := time.Now()
+	err := k.run(s.world, ctx)
+	s.note(k.name, time.Since(began), err)
 }
 
 // pace keeps all workers together to one request in an interval; what was

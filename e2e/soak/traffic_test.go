@@ -113,7 +113,10 @@ func stars(value string) string { return strings.Repeat("*", len(value)) }
 type kind struct {
 	name   string
 	weight int // of 1000
-	run    func(*world, context.Context) error
+	// lingers marks a client that goes without a word: for 30 s the proxy waits
+	// whether it has only ended its half of the connection.
+	lingers bool
+	run     func(*world, context.Context) error
 }
 
 var kinds = []kind{
@@ -138,10 +141,10 @@ var kinds = []kind{
 	{name: "fault: bad chunks", weight: 4, run: func(w *world, ctx context.Context) error { return w.cut(ctx, w.h1, "framing", "hello") }},
 	{name: "fault: half an answer", weight: 4, run: func(w *world, ctx context.Context) error { return w.cut(ctx, w.h1, "half", halfAnswer) }},
 	{name: "fault: half, h2", weight: 4, run: func(w *world, ctx context.Context) error { return w.cut(ctx, w.h2, "half", halfAnswer) }},
-	{name: "fault: stall", weight: 4, run: (*world).stalled},
-	{name: "gone in the head", weight: 2, run: (*world).goneInHead},
-	{name: "gone in an upload", weight: 3, run: (*world).goneInUpload},
-	{name: "gone in a download", weight: 3, run: (*world).goneInDownload},
+	{name: "fault: stall", weight: 4, lingers: true, run: (*world).stalled},
+	{name: "gone in the head", weight: 2, lingers: true, run: (*world).goneInHead},
+	{name: "gone in an upload", weight: 3, lingers: true, run: (*world).goneInUpload},
+	{name: "gone in a download", weight: 3, lingers: true, run: (*world).goneInDownload},
 }
 
 // answer is an answer that was read whole.
