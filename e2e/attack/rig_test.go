@@ -175,6 +175,9 @@ func (r *rig) exchange(via, text string) []byte {
 	}
 	defer conn.Close()
 	io.WriteString(conn, text)
+	if half, ok := conn.(*net.TCPConn); ok {
+		half.CloseWrite() // ends a tunnel that the input has opened
+	}
 	answer, _ := io.ReadAll(io.LimitReader(conn, 8<<20)) // until it is closed, or patience ends
 	return answer
 }

@@ -25,23 +25,23 @@ var soakFor = flag.Duration("soak.for", 0, "how long; 0 is a short form that che
 
 // plan says how long each part takes.
 type plan struct {
-	hosts, workers         int
-	full, first, rest      time.Duration // at full load, until the first reading, until the last
-	reload, sample, settle time.Duration
-	growth                 float64 // how much more memory, goroutines and descriptors there may be
+	hosts, workers    int
+	full, first, rest time.Duration // at full load, until the first reading, until the last
+	reload, settle    time.Duration // between reloads, and without a change before a reading
+	growth            float64       // how much more memory, goroutines and descriptors there may be
 }
 
 func planFor(d time.Duration) plan {
 	if d == 0 {
 		return plan{
 			hosts: 20, workers: 8, full: time.Second, first: 2 * time.Second, rest: 2 * time.Second,
-			reload: time.Second, sample: time.Second, settle: 500 * time.Millisecond, growth: 1,
+			reload: time.Second, settle: 500 * time.Millisecond, growth: 1,
 		}
 	}
 	first := min(time.Minute, d/2)
 	return plan{
 		hosts: 500, workers: 24, full: 10 * time.Second, first: first, rest: d - first,
-		reload: 10 * time.Second, sample: 10 * time.Second,
+		reload: 10 * time.Second,
 		// Longer than the proxy waits for a client that may have gone (30 s).
 		settle: 40 * time.Second, growth: 0.05,
 	}
@@ -162,8 +162,13 @@ func (s *soak) drive(t *testing.T, rate float64, d time.Duration) {
 	t.Helper()
 	stop := make(chan struct{})
 	var others sync.WaitGroup
-	others.Go(func() { every(s.reload, stop, s.load) })
-	others.Go(func() { every(s.sample, stop, func() { s.watch(t) }) })
+	// One behind the other: a reload cuts what the admin endpoint is being asked.
+	others.Go(func() {
+		every(s.reload, stop, func() {
+			s.watch(t)
+			s.load()
+		})
+	})
 	s.work(&pace{interval: time.Duration(float64(time.Second) / max(rate, 1))}, d)
 	close(stop)
 	others.Wait()

@@ -49,8 +49,7 @@ func (r reading) String() string {
 var heapInUse = regexp.MustCompile(`# HeapAlloc = (\d+)`)
 
 // read takes a reading, behind a garbage collection if it is to be compared.
-func (s *soak) read(t *testing.T, collect bool) (r reading) {
-	t.Helper()
+func (s *soak) read(collect bool) (r reading, err error) {
 	path := "/debug/pprof/heap?debug=1"
 	if collect {
 		path += "&gc=1"
@@ -58,16 +57,13 @@ func (s *soak) read(t *testing.T, collect bool) (r reading) {
 	}
 	profile, err := s.world.proxy.Get(path)
 	if err != nil {
-		t.Fatal(err)
+		return r, err
 	}
 	if match := heapInUse.FindSubmatch(profile); match != nil {
 		r.heap, _ = strconv.ParseInt(string(match[1]), 10, 64)
 	}
-	if r.goroutines, err = s.world.proxy.Goroutines(); err != nil {
-		t.Fatal(err)
-	}
-	r.Usage = testbench.ReadUsage(t, s.world.proxy.Pid)
-	return r
+	r.goroutines, err = s.world.proxy.Goroutines()
+	return r, err
 }
 
 // watch logs what the proxy holds while it works.
@@ -76,7 +72,12 @@ func (s *soak) watch(t *testing.T) {
 	if !s.world.proxy.Running() {
 		return // what fails by it is counted
 	}
-	r := s.read(t, false)
+	r, err := s.read(false)
+	if err != nil {
+		t.Errorf("reading what the proxy holds: %v", err)
+		return
+	}
+	r.Usage = testbench.ReadUsage(t, s.world.proxy.Pid)
 	t.Logf("%8v  %8d requests  %v", time.Since(s.started).Round(time.Second), s.count(), r)
 }
 
@@ -91,7 +92,11 @@ func (s *soak) settled(t *testing.T) reading {
 	last, since := reading{}, time.Now()
 	testbench.Await(t, s.settle+2*time.Minute, func() error {
 		time.Sleep(max(s.settle/40, 100*time.Millisecond))
-		now := s.read(t, true)
+		now, err := s.read(true)
+		if err != nil {
+			return err
+		}
+		now.Usage = testbench.ReadUsage(t, s.world.proxy.Pid)
 		if now.goroutines != last.goroutines || now.FDs != last.FDs {
 			since = time.Now()
 		}
