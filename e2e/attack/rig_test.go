@@ -103,7 +103,7 @@ type input struct {
 	class, name string
 	via         string
 	send        string // with the words of the rig in braces
-	want        string // see outcome
+	want        string // see outcome; several with "|" where it depends on who is faster
 	forms       string // in which the value comes back: what is known not to be covered
 }
 
@@ -113,7 +113,7 @@ func (r *rig) shoot(t *testing.T, in input) {
 	r.api.Forget()
 	r.evil.Forget()
 	answer := r.exchange(in.via, r.words.Replace(in.send))
-	if got := r.outcome(answer); got != in.want {
+	if got := r.outcome(answer); !slices.Contains(strings.Split(in.want, "|"), got) {
 		t.Errorf("outcome: got %q, want %q; the answer:\n%.600s", got, in.want, answer)
 	}
 	if got := strings.Join(find(answer, canary), ","); got != in.forms {
@@ -133,7 +133,7 @@ func (r *rig) evilGotNothing(t *testing.T) {
 // else who got what: "200 api=value", "200 evil=nothing", "403 egress", "closed".
 func (r *rig) outcome(answer []byte) string {
 	status := "closed"
-	if i := bytes.LastIndex(answer, []byte("HTTP/1.1 ")); i >= 0 && len(answer) >= i+12 {
+	if i := bytes.LastIndex(answer, []byte("HTTP/1.")); i >= 0 && len(answer) >= i+12 {
 		status = string(answer[i+9 : i+12])
 	}
 	if i := bytes.Index(answer, []byte(`refused: `)); i >= 0 {
@@ -160,7 +160,7 @@ func holds(text []byte) string {
 	switch {
 	case len(find(text, canary)) > 0:
 		return "value"
-	case bytes.Contains(text, []byte("starpod")):
+	case bytes.Contains(text, []byte("starpod:")), bytes.Contains(text, []byte("starpod%")):
 		return "token"
 	}
 	return "nothing"
@@ -175,11 +175,18 @@ func (r *rig) exchange(via, text string) []byte {
 	}
 	defer conn.Close()
 	io.WriteString(conn, text)
+	first := make([]byte, 1<<10)
 	if half, ok := conn.(*net.TCPConn); ok {
-		half.CloseWrite() // ends a tunnel that the input has opened
+		// Ends a tunnel that the input has opened, and what waits for more.
+		defer time.AfterFunc(500*time.Millisecond, func() { half.CloseWrite() }).Stop()
+		n, _ := half.Read(first)
+		first = first[:n]
+		half.CloseWrite()
+	} else {
+		first = nil
 	}
-	answer, _ := io.ReadAll(io.LimitReader(conn, 8<<20)) // until it is closed, or patience ends
-	return answer
+	rest, _ := io.ReadAll(io.LimitReader(conn, 8<<20)) // until it is closed, or patience ends
+	return append(first, rest...)
 }
 
 // open opens a tunnel to a host, or a connection to the proxy itself. Without a
