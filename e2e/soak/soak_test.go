@@ -35,7 +35,7 @@ func planFor(d time.Duration) plan {
 	if d == 0 {
 		return plan{
 			hosts: 20, workers: 8, full: time.Second, first: 2 * time.Second, rest: 2 * time.Second,
-			reload: time.Second, settle: 500 * time.Millisecond, growth: 1,
+			reload: time.Second, settle: time.Second, growth: 1,
 		}
 	}
 	first := min(time.Minute, d/2)
@@ -43,7 +43,7 @@ func planFor(d time.Duration) plan {
 		hosts: 500, workers: 24, full: 10 * time.Second, first: first, rest: d - first,
 		reload: 10 * time.Second,
 		// Longer than the proxy waits for a client that may have gone (30 s).
-		settle: 40 * time.Second, growth: 0.05,
+		settle: 45 * time.Second, growth: 0.05,
 	}
 }
 

@@ -3,9 +3,11 @@
 package soak
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -83,31 +85,37 @@ func (s *soak) watch(t *testing.T) {
 
 // settled brings the proxy to the same idle state each time and reads what it
 // holds: no client connected, a configuration that has just been loaded (so that
-// no connection to a host is left either), garbage collected, and for a while
-// nothing that changes.
+// no connection to a host is left either), time for what lingers, and garbage
+// collected. It is the median of several readings, since the question for each is
+// a connection itself.
 func (s *soak) settled(t *testing.T) reading {
 	t.Helper()
 	s.world.closeIdle()
 	s.load()
-	last, since := reading{}, time.Now()
-	testbench.Await(t, s.settle+2*time.Minute, func() error {
-		time.Sleep(max(s.settle/40, 100*time.Millisecond))
-		now, err := s.read(true)
+	time.Sleep(s.settle)
+	var residents, heaps []int64
+	var goroutines, descriptors []int
+	for range readings {
+		r, err := s.read(true)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		now.Usage = testbench.ReadUsage(t, s.world.proxy.Pid)
-		if now.goroutines != last.goroutines || now.FDs != last.FDs {
-			since = time.Now()
-		}
-		last = now
-		if time.Since(since) < s.settle {
-			return fmt.Errorf("still changing: %v", now)
-		}
-		return nil
-	})
-	t.Logf("at rest: %v", last)
-	return last
+		usage := testbench.ReadUsage(t, s.world.proxy.Pid)
+		residents, heaps = append(residents, usage.RSS), append(heaps, r.heap)
+		goroutines, descriptors = append(goroutines, r.goroutines), append(descriptors, usage.FDs)
+		time.Sleep(100 * time.Millisecond)
+	}
+	r := reading{goroutines: median(goroutines), heap: median(heaps)}
+	r.RSS, r.FDs = median(residents), median(descriptors)
+	t.Logf("at rest: %v", r)
+	return r
+}
+
+const readings = 9
+
+func median[T cmp.Ordered](of []T) T {
+	slices.Sort(of)
+	return of[len(of)/2]
 }
 
 // report writes the table.
