@@ -76,8 +76,11 @@ func TestTheCommandWouldFindTheValue(t *testing.T) {
 	defer func() { victim.Process.Kill(); victim.Wait() }()
 	program := looker(t)
 	cmd := exec.Command(program[0], program[1:]...)
-	cmd.Env = environment(t)
+	cmd.Env = append(environment(t), fmt.Sprintf("ONLY=%d", victim.Process.Pid))
 	output := look(t, cmd)
+	if !bytes.Contains(output, []byte("== ptrace\nattached")) {
+		t.Errorf("ptrace: want attached:\n%.300s", output[max(len(output)-300, 0):])
+	}
 	for _, place := range []string{"environ", "mem"} {
 		_, text, _ := bytes.Cut(output, fmt.Appendf(nil, "== /proc/%d/%s\n", victim.Process.Pid, place))
 		text, _, _ = bytes.Cut(text, []byte("\n== "))

