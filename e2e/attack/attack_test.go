@@ -37,6 +37,7 @@ func TestAttacks(t *testing.T) {
 	t.Run("HTTP-2", func(t *testing.T) { r.overHTTP2(t) })
 	t.Run("WebSocket", func(t *testing.T) { r.overWebSocket(t) })
 	t.Run("two tools", func(t *testing.T) { r.twoTools(t) })
+	t.Run("poisoned connection", func(t *testing.T) { r.poisoned(t) })
 	t.Run("spool", func(t *testing.T) { r.spooled(t) })
 	r.lookEverywhere(t)
 	// Last, since the access log has the names of fields.

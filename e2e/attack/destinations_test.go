@@ -64,6 +64,12 @@ func connects() []input {
 			input{class: "private address", name: "GET http://" + closed, want: "403 egress",
 				send: "GET http://" + closed + "/latest/meta-data HTTP/1.1\r\nHost: {api}\r\nX-Key: {token}\r\nConnection: close\r\n\r\n"})
 	}
+	// Names are judged by the address that is dialled, so in the tunnel.
+	for _, name := range []string{"private", "metadata", "six"} {
+		authority := name + ".starpod.test:{apiport}"
+		inputs = append(inputs, input{class: "private address", name: "a name for " + name, via: authority, want: "403 egress",
+			send: "GET / HTTP/1.1\r\nHost: " + authority + "\r\nX-Key: {token}\r\nConnection: close\r\n\r\n"})
+	}
 	for _, self := range []string{"{proxy}", "[::ffff:127.0.0.1]:{proxyport}"} {
 		inputs = append(inputs, connect("to the proxy itself, "+self, self, "403 self"), absolute("the proxy itself, "+self, "http://"+self+"/", self, "403 self"))
 	}

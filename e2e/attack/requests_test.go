@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -167,6 +168,21 @@ func damages(t *testing.T, r *rig) []input {
 	damage("in capitals", strings.Replace(r.token, "starpod", "STARPOD", 1), "200 api=nothing")
 	damage("in the URL alphabet", strings.NewReplacer("+", "-", "/", "_").Replace(r.token)+"!", "200 api=token")
 	damage("of another key", foreign, "200 api=token")
+	for name, text := range map[string]string{"markup": "<img src=x onerror=alert(1)>", "a line break": "x\n{\"level\":\"error\",\"msg\":\"forged\"}", "an escape": "\x1b[2J", "a placeholder": "{http.request.header.X-Key}"} {
+		damage("a name with "+name, testbench.SealPayload(t, r.proxy.Key, map[string]any{"v": canary, "h": []string{testbench.APIHost}, "n": text}), "200 api=value")
+	}
+	for name, members := range map[string]map[string]any{
+		"expired": {"e": 1}, "other methods": {"m": []string{"DELETE"}}, "other paths": {"p": []string{"/x/**"}},
+		"hosts that are a text": {"h": "api.starpod.test"}, "a value that is a number": {"v": 12345678},
+	} {
+		payload := map[string]any{"v": canary, "h": []string{testbench.APIHost}}
+		maps.Copy(payload, members)
+		want := "200 api=nothing"
+		if strings.Contains(name, "that") {
+			want = "200 api=token"
+		}
+		damage(name, testbench.SealPayload(t, r.proxy.Key, payload), want)
+	}
 	damage("a token in a token, for the API", outer, "200 api=token")
 	damage("a token in a token, for another", inner, "200 api=nothing")
 	damage("a thousand tokens of nobody", strings.Repeat(foreign[:60]+" ", 1000), "200 api=token")

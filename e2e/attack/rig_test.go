@@ -73,8 +73,9 @@ func newRig(t *testing.T, lines string) *rig {
 	r := &rig{t: t, log: new(lockedBuffer), api: testbench.NewUpstream(t, pki), evil: testbench.NewUpstream(t, pki)}
 	r.proxy = testbench.StartCaddy(t, pki, testbench.Setup{
 		Binary: binary, Log: r.log, Proxy: lines, Options: "debug\n\tmetrics",
-		Hosts: []string{testbench.APIHost, testbench.EvilHost, "rebound.starpod.test", "other.starpod.test"},
-		Site:  "log {\n\t\toutput file {$HOME}/access.log\n\t\tformat json\n\t}\n\thandle_errors {\n\t\trespond \"refused: {http.error.message}\" {http.error.status_code}\n\t}",
+		Hosts: []string{testbench.APIHost, testbench.EvilHost, "rebound.starpod.test",
+			"10.9.9.9 private.starpod.test", "169.254.169.254 metadata.starpod.test", "::1 six.starpod.test"},
+		Site: "log {\n\t\toutput file {$HOME}/access.log\n\t\tformat json\n\t}\n\thandle_errors {\n\t\trespond \"refused: {http.error.message}\" {http.error.status_code}\n\t}",
 	})
 	r.token = testbench.Seal(t, r.proxy.Key, canary, testbench.APIHost)
 	r.tls = &tls.Config{RootCAs: r.proxy.Roots(t)}

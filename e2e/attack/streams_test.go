@@ -262,9 +262,12 @@ func (r *rig) overWebSocket(t *testing.T) {
 	t.Run("a request behind the 101", func(t *testing.T) {
 		r.api.Forget()
 		r.evil.Forget()
-		answer := r.exchange(tunnel, r.words.Replace("GET /socket HTTP/1.1\r\nHost: {api}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nGET / HTTP/1.1\r\nHost: {evil}\r\nX-Key: {token}\r\n\r\n")+
-			string(ws.MustCompileFrame(ws.MaskFrame(ws.NewCloseFrame(nil)))))
+		conn, _ := r.open(tunnel)
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Second))
+		io.WriteString(conn, r.words.Replace("GET /socket HTTP/1.1\r\nHost: {api}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nGET / HTTP/1.1\r\nHost: {evil}\r\nX-Key: {token}\r\n\r\n"))
+		answer, _ := io.ReadAll(conn)
 		if forms := find(answer, canary); len(forms) > 0 || !bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) {
 			t.Errorf("got %.2000q with the value as %v, want 101 and no value", answer, forms)
 		}
@@ -309,6 +312,29 @@ func (r *rig) twoTools(t *testing.T) {
 		dump := seen.up.Dump()
 		if len(find(dump, seen.own)) == 0 || len(find(dump, seen.not)) > 0 {
 			t.Errorf("%s: its own value %v, the other's %v; want only its own", seen.name, find(dump, seen.own), find(dump, seen.not))
+		}
+	}
+}
+
+// poisoned has the API answer one request with two answers, and wants the second
+// never to be given to anybody.
+func (r *rig) poisoned(t *testing.T) {
+	const poison = "poison"
+	r.api.Handle("/poison", func(w http.ResponseWriter, _ *http.Request, _ *testbench.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		const head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: "
+		io.WriteString(conn, head+"2\r\n\r\nok"+head+"6\r\n\r\n"+poison)
+		conn.SetReadDeadline(time.Now().Add(patience))
+		io.Copy(io.Discard, conn) // until the proxy lets go of it
+	})
+	for _, path := range []string{"/poison", "/as/plain", "/poison", "/as/plain"} {
+		answer := r.exchange(tunnel, r.words.Replace("GET "+path+" HTTP/1.1\r\nHost: {api}\r\nX-Key: {token}\r\nConnection: close\r\n\r\n"))
+		if bytes.Contains(answer, []byte(poison)) || !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) || len(find(answer, canary)) > 0 {
+			t.Errorf("%s: got %.300q, want 200 and neither %q nor the value", path, answer, poison)
 		}
 	}
 }

@@ -2,10 +2,10 @@ package testbench
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -23,7 +23,8 @@ func Command(tb testing.TB, name string, args ...string) *exec.Cmd {
 	return CommandKnowing(tb, []string{APIHost, EvilHost, GitHost, GitHubHost}, name, args...)
 }
 
-// CommandKnowing is Command with other names at 127.0.0.1.
+// CommandKnowing is Command with other names at 127.0.0.1, or at the address in
+// front of the name: "10.0.0.1 db.test".
 func CommandKnowing(tb testing.TB, hosts []string, name string, args ...string) *exec.Cmd {
 	tb.Helper()
 	path, err := exec.LookPath(name)
@@ -54,7 +55,10 @@ func hostsFile(tb testing.TB, names []string) string {
 	}
 	hosts = append(bytes.TrimRight(hosts, "\n"), '\n')
 	for _, name := range names {
-		hosts = fmt.Appendf(hosts, "127.0.0.1 %s\n", name)
+		if !strings.Contains(name, " ") {
+			name = "127.0.0.1 " + name
+		}
+		hosts = append(append(hosts, name...), '\n')
 	}
 	path := filepath.Join(tb.TempDir(), "hosts")
 	if err := os.WriteFile(path, hosts, 0o644); err != nil {

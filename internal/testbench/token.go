@@ -15,6 +15,12 @@ import (
 // over the JSON {"v": value, "h": hosts}. The key has 32 bytes.
 func Seal(tb testing.TB, key []byte, value string, hosts ...string) string {
 	tb.Helper()
+	return SealPayload(tb, key, map[string]any{"v": value, "h": append([]string{}, hosts...)})
+}
+
+// SealPayload is Seal for a payload with other members, or hostile ones.
+func SealPayload(tb testing.TB, key []byte, members map[string]any) string {
+	tb.Helper()
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		tb.Fatalf("sealing: %v", err)
@@ -23,7 +29,7 @@ func Seal(tb testing.TB, key []byte, value string, hosts ...string) string {
 	if err != nil {
 		tb.Fatalf("sealing: %v", err)
 	}
-	payload, err := json.Marshal(map[string]any{"v": value, "h": append([]string{}, hosts...)})
+	payload, err := json.Marshal(members)
 	if err != nil {
 		tb.Fatalf("sealing: %v", err)
 	}

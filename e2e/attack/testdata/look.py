@@ -69,7 +69,8 @@ def main():
     for name, value in os.environ.items():
         show(name, value.encode())
     for root in {os.environ.get(n, "/nowhere") for n in ("HOME", "TMPDIR", "XDG_DATA_HOME")} | {"/tmp"}:
-        for folder, _, files in os.walk(root):
+        for folder, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith("go-build")]
             for name in files:
                 path = os.path.join(folder, name)
                 if os.path.isfile(path) and os.path.getmtime(path) > float(os.environ["SINCE"]):
