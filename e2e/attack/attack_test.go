@@ -35,11 +35,12 @@ func TestAttacks(t *testing.T) {
 		t.Run(in.class+"/"+in.name, func(t *testing.T) { r.shoot(t, in) })
 	}
 	t.Run("HTTP-2", func(t *testing.T) { r.overHTTP2(t) })
+	t.Run("answer over HTTP-2", func(t *testing.T) { r.answersOverHTTP2(t) })
 	t.Run("WebSocket", func(t *testing.T) { r.overWebSocket(t) })
 	t.Run("two tools", func(t *testing.T) { r.twoTools(t) })
 	t.Run("poisoned connection", func(t *testing.T) { r.poisoned(t) })
 	t.Run("spool", func(t *testing.T) { r.spooled(t) })
-	r.lookEverywhere(t)
+	t.Run("everywhere", func(t *testing.T) { r.lookEverywhere(t) })
 	// Last, since the access log has the names of fields.
 	hidden := answer("not covered: in a field's name", "/in/name", "200 api=value", "hex")
 	t.Run(hidden.class+"/"+hidden.name, func(t *testing.T) { r.shoot(t, hidden) })

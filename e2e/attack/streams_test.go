@@ -188,6 +188,30 @@ func (r *rig) overHTTP2(t *testing.T) {
 	}
 }
 
+// answersOverHTTP2 has the API give the value away over HTTP/2.
+func (r *rig) answersOverHTTP2(t *testing.T) {
+	for _, in := range answers() {
+		_, path, _ := strings.Cut(in.send, " ")
+		path, _, _ = strings.Cut(path, " ")
+		if in.via != tunnel || in.want != "200 api=value" || strings.HasPrefix(path, "/bad/") || path == "/in/reason" || path == "/in/credentials" {
+			continue // what only HTTP/1 has
+		}
+		t.Run(in.name, func(t *testing.T) {
+			r.api.Forget()
+			f := r.framed(t)
+			f.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: headerBlock(
+				":method", "GET", ":scheme", "https", ":path", r.words.Replace(path), ":authority", r.words.Replace("{api}"), "x-key", r.token)})
+			ending := f.ending()
+			if got := r.outcome([]byte("HTTP/1.1 " + ending)); got != in.want {
+				t.Errorf("outcome: got %q, want %q", got, in.want)
+			}
+			if got := strings.Join(find(f.read.Bytes(), canary), ","); got != in.forms {
+				t.Errorf("the answer holds the value as %q, want %q", got, in.forms)
+			}
+		})
+	}
+}
+
 // overWebSocket sends the token in each kind of frame to a server that sends back
 // what it got.
 func (r *rig) overWebSocket(t *testing.T) {
