@@ -179,7 +179,11 @@ func (p *Proxy) intercepts(ctx context.Context, c *client, dest Destination) boo
 	if p.Authority == nil || len(p.Tunnel) > 0 && tokens.HostMatches(p.Tunnel, dest.Host, dest.Port) {
 		return false
 	}
-	if _, err := p.leaf(ctx, c, dest.Host); err != nil {
+	_, err := p.leaf(ctx, c, dest.Host)
+	if err != nil && ctx.Err() != nil {
+		return true // it is the client that has gone, or has ended its half
+	}
+	if err != nil {
 		p.Log.Warn("cannot mint a certificate; tunnelling without interception, tokens in it stay tokens",
 			zap.String("destination", dest.String()), zap.Error(err))
 		return false

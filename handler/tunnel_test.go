@@ -320,3 +320,17 @@ func TestCloseOfTheProxy(t *testing.T) {
 		}
 	})
 }
+
+// TestAClientThatHasGoneIsNotTunnelled: that a certificate is not minted for one
+// who has left, or has ended its half, says nothing about the authority.
+func TestAClientThatHasGoneIsNotTunnelled(t *testing.T) {
+	b := newBench(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if !b.proxy.intercepts(ctx, Destination{Scheme: "https", Host: "api.starpod.test", Port: 443}) {
+		t.Error("got a tunnel without interception, want none")
+	}
+	if n := b.logs.FilterMessageSnippet("cannot mint").Len(); n != 0 {
+		t.Errorf("got %d warnings of certificates that cannot be minted, want none", n)
+	}
+}
