@@ -80,7 +80,7 @@ func (w *world) stalled(ctx context.Context) error {
 
 // goneInHead leaves in the middle of a request's head.
 func (w *world) goneInHead(ctx context.Context) error {
-	conn, err := w.dial(ctx, pick(w.faulty))
+	conn, err := w.dial(ctx, pick(w.faulty), false)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (w *world) goneInHead(ctx context.Context) error {
 // that as a whole one.
 func (w *world) goneInUpload(ctx context.Context) error {
 	host := pick(w.faulty)
-	conn, err := w.dial(ctx, host)
+	conn, err := w.dial(ctx, host, false)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (w *world) goneInUpload(ctx context.Context) error {
 // goneInDownload leaves in the middle of an answer.
 func (w *world) goneInDownload(ctx context.Context) error {
 	host := pick(w.faulty)
-	conn, err := w.dial(ctx, host)
+	conn, err := w.dial(ctx, host, false)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func TestSoak(t *testing.T) {
 	log := new(watchedLog)
 	w.connect(t, testbench.StartCaddy(t, pki, testbench.Setup{
 		Binary: binary, Hosts: append(slices.Clone(w.hosts), w.faulty...), Log: log,
-		Options: "log {\n\t\texclude admin.api\n\t}",
+		Options: "log {\n\t\texclude admin.api\n\t}", Activated: true,
 	}))
 	s := &soak{plan: p, world: w, started: time.Now(), results: map[string]*result{}}
 
@@ -190,7 +190,9 @@ func every(d time.Duration, stop <-chan struct{}, do func()) {
 // load loads the configuration; a failure counts as a wrong answer.
 func (s *soak) load() {
 	began := time.Now()
+	s.world.reloaded.Store(began.UnixNano())
 	err := s.world.proxy.Reload()
+	s.world.reloaded.Store(time.Now().UnixNano())
 	s.note("reload", time.Since(began), err)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -111,7 +111,7 @@ func (w *world) events(ctx context.Context) error {
 // reloads come in between.
 func (w *world) socket(ctx context.Context) error {
 	host := pick(w.hosts)
-	conn, err := w.dial(ctx, host)
+	conn, err := w.dial(ctx, host, false)
 	if err != nil {
 		return err
 	}

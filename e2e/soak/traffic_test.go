@@ -6,12 +6,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +43,9 @@ type world struct {
 	h1, h2, once, plain *http.Client
 	tls                 *tls.Config // towards hosts, through the proxy
 	transports          []*http.Transport
+
+	reloaded atomic.Int64 // when a reload was last under way, in Unix nanoseconds
+	dropped  atomic.Int64 // see drops
 }
 
 func newWorld(count int) *world {
@@ -79,7 +86,21 @@ func (w *world) client(set func(*http.Protocols, bool)) *http.Client {
 	protocols := new(http.Protocols)
 	set(protocols, true)
 	transport := &http.Transport{
-		Proxy: http.ProxyURL(w.proxy.URL), TLSClientConfig: w.tls.Clone(), Protocols: protocols,
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			if r.URL.Scheme == "https" {
+				return nil, nil // dial asks for the tunnel
+			}
+			return w.proxy.URL, nil
+		},
+		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			host, _, _ := strings.Cut(address, ":")
+			conn, err := w.dial(ctx, host, protocols.HTTP2())
+			if err != nil {
+				return nil, err
+			}
+			return conn, conn.SetDeadline(time.Time{})
+		},
+		Protocols:    protocols,
 		MaxIdleConns: 200, MaxIdleConnsPerHost: 4,
 		// Shorter than the second for which the proxy serves what is idle when its
 		// configuration is replaced. After it a POST may meet the end of its connection,
@@ -205,6 +226,9 @@ func (w *world) echoes(ctx context.Context, client *http.Client, url, key, seen,
 	}
 	req.Header.Set("X-Key", key)
 	got, err := do(client, req)
+	if err != nil && client == w.plain && w.drops(err) {
+		got, err = do(client, req)
+	}
 	if err != nil {
 		return err
 	}
@@ -261,8 +285,49 @@ func (w *world) post(ctx context.Context, client *http.Client, url, host string,
 	return got.check("", body(value), body(stars(value)))
 }
 
-// dial opens a tunnel by hand, for what no well-behaved client does.
-func (w *world) dial(ctx context.Context, host string) (*tls.Conn, error) {
+// errUnanswered is a connection that ended before a byte of an answer.
+var errUnanswered = errors.New("the proxy closed a new connection without an answer")
+
+// drops tells whether a new connection was lost to a reload, and counts it. Where
+// a configuration is replaced net/http drops a connection whose first request it has
+// not read yet, and the kernel one that has not been accepted. Nothing of it has gone
+// anywhere, and it is tried again; they are counted apart.
+func (w *world) drops(err error) bool {
+	lost := errors.Is(err, errUnanswered) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+	if !lost || time.Since(time.Unix(0, w.reloaded.Load())) > 5*time.Second {
+		return false
+	}
+	w.dropped.Add(1)
+	return true
+}
+
+// dial opens a tunnel.
+func (w *world) dial(ctx context.Context, host string, h2 bool) (*tls.Conn, error) {
+	conn, err := w.ask(ctx, host)
+	for range 3 {
+		if err == nil || !w.drops(err) {
+			break
+		}
+		conn, err = w.ask(ctx, host)
+	}
+	if err != nil {
+		return nil, err
+	}
+	config := w.tls.Clone()
+	config.ServerName, config.NextProtos = host, []string{"http/1.1"}
+	if h2 {
+		config.NextProtos = []string{"h2"}
+	}
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secured, nil
+}
+
+// ask sends a CONNECT.
+func (w *world) ask(ctx context.Context, host string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", w.proxy.URL.Host)
 	if err != nil {
 		return nil, err
@@ -272,16 +337,13 @@ func (w *world) dial(ctx context.Context, host string) (*tls.Conn, error) {
 	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", authority, authority)
 	const established = "HTTP/1.1 200 Connection Established\r\n\r\n"
 	head := make([]byte, len(established))
-	if _, err := io.ReadFull(conn, head); err != nil || string(head) != established {
-		conn.Close()
-		return nil, fmt.Errorf("CONNECT: got %q (%v)", head, err)
+	n, err := io.ReadFull(conn, head)
+	if string(head) == established {
+		return conn, nil
 	}
-	config := w.tls.Clone()
-	config.ServerName = host
-	secured := tls.Client(conn, config)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, err
+	conn.Close()
+	if n == 0 && (err == io.EOF || errors.Is(err, syscall.ECONNRESET)) {
+		return nil, errUnanswered
 	}
-	return secured, nil
+	return nil, fmt.Errorf("CONNECT: got %q (%v)", head[:n], err)
 }

@@ -140,6 +140,7 @@ func (s *soak) report(t *testing.T, before, after reading) {
 	row("reload")
 	fmt.Fprintf(table, "all\t%d\t%d\t\t\t\n", count, wrong)
 	table.Flush()
+	fmt.Fprintf(&text, "\nnew connections that were dropped at a reload, without an answer, and tried again: %d\n", s.world.dropped.Load())
 	fmt.Fprintf(&text, "\nat rest after %v: %v\nat rest after %v: %v\n", s.full+s.first, before, s.full+s.first+s.rest, after)
 	t.Log(text.String())
 }

@@ -60,6 +60,10 @@ type Setup struct {
 	Site    string    // lines for the site, beside the proxy
 	Proxy   string    // lines for starpod_secrets
 	Log     io.Writer // takes standard output and standard error
+	// Activated has it take its listener from us, as from a systemd socket unit.
+	// On sockets of its own Caddy loses connections that nobody has accepted yet
+	// when a configuration is replaced (SO_REUSEPORT, socket(7)).
+	Activated bool
 }
 
 // Caddy is a running `caddy run` with a Caddyfile whose one site is the proxy.
@@ -87,7 +91,7 @@ const caddyfile = `{
 	}
 }
 :%[2]d {
-	bind 127.0.0.1
+	bind %[6]s
 	%[4]s
 	starpod_secrets {
 		master_key_file %[1]s/key
@@ -112,9 +116,13 @@ func StartCaddy(tb testing.TB, pki *PKI, setup Setup) *Caddy {
 	c := &Caddy{Dir: dir, Key: make([]byte, 32), done: make(chan struct{})}
 	rand.Read(c.Key)
 	c.URL = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb)))}
+	bind := "127.0.0.1"
+	if setup.Activated {
+		bind = "fd/3"
+	}
 	for name, content := range map[string][]byte{
 		"key": c.Key, "upstream.pem": pki.RootPEM,
-		"Caddyfile": fmt.Appendf(nil, caddyfile, dir, c.port(), setup.Options, setup.Site, setup.Proxy),
+		"Caddyfile": fmt.Appendf(nil, caddyfile, dir, c.port(), setup.Options, setup.Site, setup.Proxy, bind),
 	} {
 		if err := os.WriteFile(c.Path(name), content, 0o600); err != nil {
 			tb.Fatal(err)
@@ -149,6 +157,9 @@ func (c *Caddy) start(tb testing.TB, setup Setup) {
 		tb.Fatal(err)
 	}
 	c.cmd.Stdout, c.cmd.Stderr = setup.Log, setup.Log
+	if setup.Activated {
+		c.cmd.ExtraFiles = []*os.File{listenFile(tb, c.URL.Host)}
+	}
 	if err := c.cmd.Start(); err != nil {
 		tb.Fatalf("starting caddy: %v", err)
 	}
@@ -171,6 +182,22 @@ func (c *Caddy) start(tb testing.TB, setup Setup) {
 		}
 		return err
 	})
+}
+
+// listenFile listens at an address and returns the socket.
+func listenFile(tb testing.TB, address string) *os.File {
+	tb.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer listener.Close()
+	file, err := listener.(*net.TCPListener).File()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { file.Close() })
+	return file
 }
 
 // Running tells whether the process has not ended.
