@@ -11,7 +11,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -94,8 +93,6 @@ type soak struct {
 	mu       sync.Mutex
 	results  map[string]*result // by kind
 	failures []string           // the first of them
-	reloads  int
-	slowest  time.Duration // of the reloads
 }
 
 // result is what became of one kind of request.
@@ -194,10 +191,6 @@ func (s *soak) load() {
 	err := s.world.proxy.Reload()
 	s.world.reloaded.Store(time.Now().UnixNano())
 	s.note("reload", time.Since(began), err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reloads++
-	s.slowest = max(s.slowest, time.Since(began))
 }
 
 // work has the workers send requests until the time is up. What is under way
@@ -260,10 +253,9 @@ func (p *pace) wait(until time.Time) bool {
 
 // watchedLog takes the proxy's log, looks for values in it, and keeps its end.
 type watchedLog struct {
-	mu   sync.Mutex
-	end  []byte
-	hit  string
-	size int64
+	mu  sync.Mutex
+	end []byte
+	hit string
 }
 
 const logTail = 20_000
@@ -271,7 +263,6 @@ const logTail = 20_000
 func (l *watchedLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.size += int64(len(p))
 	seam := max(0, len(l.end)-len(valuePrefix))
 	l.end = append(l.end, p...)
 	if i := bytes.Index(l.end[seam:], []byte(valuePrefix)); i >= 0 && l.hit == "" {
@@ -294,9 +285,4 @@ func (l *watchedLog) tail() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.ToValidUTF8(string(l.end), "")
-}
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(m.Run())
 }
