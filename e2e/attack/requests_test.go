@@ -85,7 +85,7 @@ func places(t *testing.T, r *rig) []input {
 			send: "GET /head?key=" + escaped + " HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\r\n"},
 		{class: "place", name: "method", via: tunnel, want: "400",
 			send: "{token} / HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\r\n"},
-		{class: "place", name: "Host", via: tunnel, want: "400",
+		{class: "place", name: "Host", via: tunnel, want: "400|421 misdirected", // whether the token has a slash
 			send: "GET / HTTP/1.1\r\nHost: {token}\r\nConnection: close\r\n\r\n"},
 		{class: "place", name: "trailer", via: tunnel, want: "200 api=value",
 			send: "POST / HTTP/1.1\r\nHost: {api}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Key\r\nConnection: close\r\n\r\n0\r\nX-Key: {token}\r\n\r\n"},
@@ -166,7 +166,7 @@ func damages(t *testing.T, r *rig) []input {
 	damage("letters in front", "AAAA"+r.token, "200 api=value")
 	damage("another version", strings.Replace(r.token, "v1", "v2", 1), "200 api=token")
 	damage("in capitals", strings.Replace(r.token, "starpod", "STARPOD", 1), "200 api=nothing")
-	damage("in the URL alphabet", strings.NewReplacer("+", "-", "/", "_").Replace(r.token)+"!", "200 api=token")
+	damage("in the URL alphabet", strings.NewReplacer("+", "-", "/", "_").Replace(r.token[:40]+"/"+r.token[40:]), "200 api=token")
 	damage("of another key", foreign, "200 api=token")
 	for name, text := range map[string]string{"markup": "<img src=x onerror=alert(1)>", "a line break": "x\n{\"level\":\"error\",\"msg\":\"forged\"}", "an escape": "\x1b[2J", "a placeholder": "{http.request.header.X-Key}"} {
 		damage("a name with "+name, testbench.SealPayload(t, r.proxy.Key, map[string]any{"v": canary, "h": []string{testbench.APIHost}, "n": text}), "200 api=value")
