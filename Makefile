@@ -35,6 +35,7 @@ clients:
 	$(GO) test -count=1 -timeout 20m -run TestClients ./e2e/isolation -args -write-clients
 
 attack:
+	scripts/test-deps.sh
 	$(GO) test -v -count=1 ./e2e/attack
 
 # Mixed traffic at half load, with reloads and faults; every answer is checked.
