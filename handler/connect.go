@@ -24,6 +24,7 @@ type tunnel struct {
 	client  *client
 	reenter http.Handler
 	refused func(*Refusal)
+	asked   func() // called when the first request has been read
 
 	// bodyTimeout is how long a request body may take, from the server that the
 	// CONNECT came in by; 0 is without limit.
@@ -161,13 +162,13 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	t := &tunnel{
 		Conn: conn, dest: dest, client: client, reenter: reenter, done: make(chan struct{}),
 		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
+		asked:   opened,
 	}
 	if outer, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
 		t.bodyTimeout = outer.ReadTimeout
 	}
 	defer p.live.add(t)()
 	p.inner.serve(t)
-	opened()
 	t.wait()
 	return dest, nil
 }

@@ -17,6 +17,10 @@ import (
 )
 
 const (
+	// firstRequest is how long a tunnel without a request is waited for when the
+	// proxy closes: its client may be in the middle of the TLS handshake.
+	firstRequest = 10 * time.Second
+
 	// lastRequest is how long a tunnel is idle before it counts as such when the
 	// proxy closes: until then a request may be under way to us, and a client
 	// that sent a POST cannot know what became of it.
@@ -33,8 +37,8 @@ type innerServer struct {
 	closed chan struct{}
 	once   sync.Once
 
-	// opening counts the tunnels whose client has been promised one and that the
-	// server does not have yet.
+	// opening counts the tunnels whose client has been promised one and whose first
+	// request has not been read yet.
 	opening atomic.Int64
 
 	// leaving says that every answer is the last one of its connection.
@@ -124,6 +128,7 @@ func (s *innerServer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate,
 // came from, or refuses it there and then.
 func (s *innerServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := r.Context().Value(tunnelKey{}).(*tunnel)
+	t.asked()
 	ex, err := newExchange(t.dest, t.client.name, r)
 	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
 		s.proxy.refused(r, t.dest, refusal)
@@ -160,7 +165,9 @@ func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
 // for the others as long as ctx lasts.
 func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
 	s.leaving.Store(true)
-	await(ctx, func() bool { return s.opening.Load() == 0 })
+	patient, cancel := context.WithTimeout(ctx, firstRequest)
+	defer cancel()
+	await(patient, func() bool { return s.opening.Load() == 0 })
 	hurried, cancel := context.WithTimeout(ctx, lastRequest) // net/http drops what it reads later
 	defer cancel()
 	await(hurried, idle)
