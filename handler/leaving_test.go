@@ -28,6 +28,20 @@ func TestClosingWhileATunnelOpens(t *testing.T) {
 	}
 }
 
+// TestClosingWhileASlowClientOpensATunnel serves one that needs longer to its first
+// request than a busy client may between two.
+func TestClosingWhileASlowClientOpensATunnel(t *testing.T) {
+	b := newBench(t, nil)
+	conn, _ := b.connect(b.apiAuthority())
+	closed := closing(t, b.proxy)
+	<-time.After(lastRequest + 10*drainPoll)
+	client := inTunnel(t, b.secure(conn, protocols(false)...), false)
+	if response, body := b.do(client, b.request("POST", b.up.URL("api.starpod.test"), "x")); response.StatusCode != 200 {
+		t.Errorf("got %d %s, want 200", response.StatusCode, body)
+	}
+	awaitClosed(t, closed)
+}
+
 // TestClosingBetweenRequests lets a client that is busy learn of the end from an
 // answer, rather than by its connection being closed on its next request.
 func TestClosingBetweenRequests(t *testing.T) {
