@@ -327,7 +327,13 @@ func TestAClientThatHasGoneIsNotTunnelled(t *testing.T) {
 	b := newBench(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if !b.proxy.intercepts(ctx, Destination{Scheme: "https", Host: "api.starpod.test", Port: 443}) {
+	b.proxy.Init()
+	client, done, refusal := b.proxy.clients.take("somebody", kindTunnel)
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	defer done()
+	if !b.proxy.intercepts(ctx, client, Destination{Scheme: "https", Host: "api.starpod.test", Port: 443}) {
 		t.Error("got a tunnel without interception, want none")
 	}
 	if n := b.logs.FilterMessageSnippet("cannot mint").Len(); n != 0 {
