@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -29,14 +29,25 @@ type bcryptAuth struct {
 	user  string
 	hash  []byte
 	key   [32]byte
-	known *expirable.LRU[[32]byte, struct{}]
+	known *lru.Cache[[32]byte, time.Time] // when they were checked
 }
+
+// Of the successes that are remembered. The cache does not forget by itself: the
+// one that does would leave a goroutine behind with each reload.
+const (
+	knownAccounts = 16
+	knownFor      = 10 * time.Minute
+)
 
 func newBcryptAuth(user, hash string) (*bcryptAuth, error) {
 	if _, err := bcrypt.Cost([]byte(hash)); err != nil {
 		return nil, fmt.Errorf("reading the password hash of %s: %w; make one with `caddy hash-password`", user, err)
 	}
-	a := &bcryptAuth{user: user, hash: []byte(hash), known: expirable.NewLRU[[32]byte, struct{}](16, nil, 10*time.Minute)}
+	known, err := lru.New[[32]byte, time.Time](knownAccounts)
+	if err != nil {
+		return nil, err
+	}
+	a := &bcryptAuth{user: user, hash: []byte(hash), known: known}
 	if _, err := rand.Read(a.key[:]); err != nil {
 		return nil, err
 	}
@@ -47,7 +58,7 @@ func (a *bcryptAuth) check(user, password string) bool {
 	mac := hmac.New(sha256.New, a.key[:])
 	fmt.Fprintf(mac, "%d:%s%s", len(user), user, password)
 	id := [32]byte(mac.Sum(nil))
-	if _, ok := a.known.Get(id); ok {
+	if checked, ok := a.known.Get(id); ok && time.Since(checked) < knownFor {
 		return true
 	}
 	// The password is hashed for a wrong user too, so that time tells nothing.
@@ -55,6 +66,6 @@ func (a *bcryptAuth) check(user, password string) bool {
 	if !okPassword || !hmac.Equal([]byte(user), []byte(a.user)) {
 		return false
 	}
-	a.known.Add(id, struct{}{})
+	a.known.Add(id, time.Now())
 	return true
 }

@@ -96,7 +96,7 @@ func (r *Record) fields() []zap.Field {
 	if r.Status != 0 {
 		fields = append(fields, zap.Int("status", r.Status))
 	}
-	if len(r.Tokens) > 0 {
+	if r.Kind == KindTokens || len(r.Tokens) > 0 {
 		fields = append(fields, zap.Objects("tokens", r.Tokens))
 	}
 	text("not_scanned", r.NotScanned)

@@ -18,7 +18,8 @@ func Resolver(tb testing.TB, table map[string][]string) *net.Resolver {
 	if err != nil {
 		tb.Fatalf("starting a name server: %v", err)
 	}
-	server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
+	started := make(chan struct{})
+	server := &dns.Server{PacketConn: packets, NotifyStartedFunc: func() { close(started) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
 		answer := new(dns.Msg).SetReply(query)
 		question := query.Question[0]
 		addresses, known := table[question.Name[:len(question.Name)-1]]
@@ -38,6 +39,7 @@ func Resolver(tb testing.TB, table map[string][]string) *net.Resolver {
 		_ = w.WriteMsg(answer)
 	})}
 	go server.ActivateAndServe()
+	<-started // one that has not begun cannot be shut down
 	tb.Cleanup(func() { server.Shutdown() })
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "udp", packets.LocalAddr().String())
