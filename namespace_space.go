@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -39,12 +38,11 @@ type space struct {
 }
 
 // spaceSocket is a port of the host end. One socket serves all configurations that
-// listen on it, from the first to the last: connections that wait in a socket are
-// reset when it is closed, so one for each would lose some at every reload.
+// listen on it, from the first to the last.
 type spaceSocket struct {
 	net.Listener
 	port uint16
-	open []*spaceListener // the newest is the last
+	open []*handedListener // the newest is the last
 }
 
 // openSpace returns the namespace, which is made if it is not there. Each success
@@ -85,7 +83,7 @@ func (s *space) Destruct() error {
 }
 
 // listen returns a listener of one configuration on a port of the host end.
-func (s *space) listen(ctx context.Context, address caddy.NetworkAddress, config net.ListenConfig) (*spaceListener, error) {
+func (s *space) listen(ctx context.Context, address caddy.NetworkAddress, config net.ListenConfig) (*handedListener, error) {
 	port := uint16(address.StartPort)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,26 +101,43 @@ func (s *space) listen(ctx context.Context, address caddy.NetworkAddress, config
 			Original: netns.OriginalDst, Name: s.Names().Name, Trusted: true, Log: s.log,
 		}, port: port}
 		s.sockets[port] = socket
-		go s.accept(socket)
+		s.serve(socket)
 	}
 	l := s.generation(socket)
 	if err := s.lead(); err != nil {
-		return nil, errors.Join(err, s.leave(l))
+		return nil, errors.Join(err, s.leave(socket, l))
 	}
 	return l, nil
 }
 
+// serve hands the connections of a socket to the listener that is newest.
+func (s *space) serve(socket *spaceSocket) {
+	newest := func() *handedListener {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(socket.open) == 0 {
+			return nil
+		}
+		return socket.open[len(socket.open)-1]
+	}
+	go handOver(socket, newest, func() *zap.Logger { return s.log })
+}
+
 // generation adds a listener to a socket.
-func (s *space) generation(socket *spaceSocket) *spaceListener {
-	l := &spaceListener{space: s, socket: socket, conns: make(chan net.Conn), closed: make(chan struct{})}
+func (s *space) generation(socket *spaceSocket) *handedListener {
+	var l *handedListener
+	l = newHandedListener(socket.Addr(), func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.leave(socket, l)
+	})
 	socket.open = append(socket.open, l)
 	return l
 }
 
 // leave undoes listen.
-func (s *space) leave(l *spaceListener) error {
-	socket := l.socket
-	socket.open = slices.DeleteFunc(socket.open, func(other *spaceListener) bool { return other == l })
+func (s *space) leave(socket *spaceSocket, l *handedListener) error {
+	socket.open = slices.DeleteFunc(socket.open, func(other *handedListener) bool { return other == l })
 	if len(socket.open) > 0 || s.sockets == nil {
 		return nil
 	}
@@ -158,77 +173,4 @@ func (s *space) check() {
 	if err != nil && s.sockets != nil {
 		s.log.Warn("programs in the namespace do not reach the proxy", zap.Error(err))
 	}
-}
-
-// accept hands the connections of a socket to the listener that is newest.
-func (s *space) accept(socket *spaceSocket) {
-	for {
-		conn, err := socket.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			s.log.Error("accepting a connection from the namespace", zap.Error(err))
-			time.Sleep(acceptPause)
-			continue
-		}
-		if !s.deliver(socket, conn) {
-			_ = conn.Close()
-		}
-	}
-}
-
-// acceptPause is how long a lack of descriptors is given to pass.
-const acceptPause = 50 * time.Millisecond
-
-// deliver waits until a listener takes the connection. One that its listener has
-// not taken when it closes goes to the next; without a next it is not delivered.
-func (s *space) deliver(socket *spaceSocket, conn net.Conn) bool {
-	for {
-		s.mu.Lock()
-		if len(socket.open) == 0 {
-			s.mu.Unlock()
-			return false
-		}
-		l := socket.open[len(socket.open)-1]
-		s.mu.Unlock()
-		select {
-		case l.conns <- conn:
-			return true
-		case <-l.closed:
-		}
-	}
-}
-
-// spaceListener is what a site of one configuration listens on.
-type spaceListener struct {
-	space  *space
-	socket *spaceSocket
-	conns  chan net.Conn // without a buffer: what was sent has been accepted
-	closed chan struct{}
-	once   sync.Once
-}
-
-// Accept implements net.Listener.
-func (l *spaceListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Addr implements net.Listener.
-func (l *spaceListener) Addr() net.Addr { return l.socket.Addr() }
-
-// Close implements net.Listener. Only the first call does something.
-func (l *spaceListener) Close() (err error) {
-	l.once.Do(func() {
-		l.space.mu.Lock()
-		defer l.space.mu.Unlock()
-		err = l.space.leave(l)
-		close(l.closed)
-	})
-	return err
 }

@@ -23,12 +23,12 @@ func newSpaceSocket(t *testing.T) (*space, *spaceSocket) {
 	port := netip.MustParseAddrPort(listener.Addr().String()).Port()
 	socket := &spaceSocket{Listener: listener, port: port}
 	s := &space{sockets: map[uint16]*spaceSocket{port: socket}, led: port}
-	go s.accept(socket)
+	s.serve(socket)
 	return s, socket
 }
 
 // newGeneration is what a configuration listens on.
-func (s *space) newGeneration(socket *spaceSocket) *spaceListener {
+func (s *space) newGeneration(socket *spaceSocket) *handedListener {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.generation(socket)
@@ -99,8 +99,8 @@ func dialForGreeting(ctx context.Context, address string) error {
 	return err
 }
 
-// TestClosedSpaceListener ends whoever accepts, and may be closed again.
-func TestClosedSpaceListener(t *testing.T) {
+// TestClosedListener ends whoever accepts, and may be closed again.
+func TestClosedListener(t *testing.T) {
 	s, socket := newSpaceSocket(t)
 	l := s.newGeneration(socket)
 	ended := make(chan error)
