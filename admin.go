@@ -29,6 +29,7 @@ func (Admin) Routes() []caddy.AdminRoute {
 type Status struct {
 	Tier      Tier             `json:"tier"`
 	Namespace *NamespaceStatus `json:"namespace,omitempty"`
+	Attach    *AttachStatus    `json:"attach,omitempty"`
 	CA        CAStatus         `json:"ca"`
 	Proxies   []ProxyStatus    `json:"proxies"`
 	Counts    handler.Counts   `json:"counts"`
@@ -43,6 +44,12 @@ type NamespaceStatus struct {
 
 	// Lost is what somebody has taken away from it, "" if it is whole.
 	Lost string `json:"lost,omitempty"`
+}
+
+// AttachStatus describes where commands attach.
+type AttachStatus struct {
+	Socket   string `json:"socket"`
+	Commands int    `json:"commands"` // that are attached
 }
 
 // CAStatus describes the certificate authority.

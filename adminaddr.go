@@ -3,7 +3,9 @@ package starpod
 import (
 	"net"
 	"net/netip"
+	"path/filepath"
 	"reflect"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -71,4 +73,18 @@ func tcpAddresses(listen string) []netip.AddrPort {
 		}
 	}
 	return found
+}
+
+// unixAddress returns the file of a listener address that is a unix socket; nothing
+// for another.
+func unixAddress(listen string) []string {
+	address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceKnown(listen, ""))
+	if err != nil || listen == "" || !address.IsUnixNetwork() {
+		return nil
+	}
+	path, _, _ := strings.Cut(address.Host, "|") // the mode
+	if path, err = filepath.Abs(path); err != nil {
+		return nil
+	}
+	return []string{path}
 }

@@ -29,9 +29,10 @@ type App struct {
 	DataDir string `json:"data_dir,omitempty"`
 
 	// How clients are kept from going around the proxy: veth makes a network
-	// namespace for them, env relies on proxy environment variables. auto is veth
-	// where a site binds the namespace and the machine allows it, else env.
-	// Default: auto.
+	// namespace for them, sealed takes in the namespaces of commands that attach
+	// (`caddy starpod run --attach`), env relies on proxy environment variables. auto
+	// is veth where a site binds the namespace and the machine allows it, else env,
+	// and commands can attach where the machine allows it. Default: auto.
 	Isolation string `json:"isolation,omitempty"`
 
 	// The namespace of isolation veth.
@@ -57,8 +58,10 @@ type App struct {
 	isolating  sync.Once
 	isolateErr error
 	tier       Tier
-	level      atomic.Int32 // of tier, for requests that come while the app starts
-	space      *space       // nil in tier 0
+	level      atomic.Int32         // of tier, for requests that come while the app starts
+	space      *space               // nil in tier 0
+	dock       atomic.Pointer[dock] // nil where no command can attach
+	generation *generation          // of dock
 
 	mu        sync.Mutex
 	authority *ca.Authority
@@ -139,21 +142,34 @@ func (a *App) Start() error {
 			return err
 		}
 	}
+	if err := a.openDock(); err != nil {
+		return err
+	}
 	a.level.Store(int32(a.tier.Level))
 	a.logger.Info(a.tier.Line)
 	return nil
 }
 
-// Stop has nothing to end: the proxies clean up themselves.
-func (a *App) Stop() error { return nil }
+// Stop lets the next configuration serve attached commands. The proxies clean up
+// themselves.
+func (a *App) Stop() error {
+	a.leaveDock()
+	return nil
+}
 
-// Cleanup gives the namespace up, which ends with the last configuration that
-// uses it. It is called for configurations that failed to start as well.
+// Cleanup gives the namespace and the dock up, which end with the last
+// configuration that uses them. It is called for configurations that failed to
+// start as well.
 func (a *App) Cleanup() error {
-	if a.space == nil {
-		return nil
+	var err error
+	if a.dock.Load() != nil {
+		a.leaveDock()
+		_, err = docks.Delete(a.dir)
 	}
-	_, err := spaces.Delete(a.Namespace.name())
+	if a.space != nil {
+		_, spaceErr := spaces.Delete(a.Namespace.name())
+		err = errors.Join(err, spaceErr)
+	}
 	return err
 }
 
@@ -169,16 +185,17 @@ func (a *App) Listeners() []netip.AddrPort {
 // TierLevel implements [handler.Runtime].
 func (a *App) TierLevel() int {
 	level := int(a.level.Load())
-	if level > 0 && a.space.lostReason() != "" {
+	if level > 0 && a.space != nil && a.space.lostReason() != "" {
 		return 0
 	}
 	return level
 }
 
 // Attach implements [handler.Runtime].
-func (a *App) Attach(p *handler.Proxy, start func() error) {
+func (a *App) Attach(p *handler.Proxy, at handler.Site, start func() error) {
 	p.Stats, p.Watch = a.stats, records.publish
-	a.proxies = append(a.proxies, attached{p, p.Guard.Self})
+	a.knowAttached(p)
+	a.proxies = append(a.proxies, attached{p, p.Guard.Self, at})
 	p.Guard.Self = a.self
 	a.starts = append(a.starts, start)
 }
@@ -187,6 +204,7 @@ func (a *App) Attach(p *handler.Proxy, start func() error) {
 type attached struct {
 	*handler.Proxy
 	self func() []netip.AddrPort
+	at   handler.Site
 }
 
 // self returns the addresses of all proxies: none shall lead to another, whose

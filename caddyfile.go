@@ -13,7 +13,7 @@ import (
 //
 //	starpod {
 //		data_dir  <folder>
-//		isolation auto|veth|env
+//		isolation auto|veth|sealed|env
 //		namespace <name> {
 //			host_interface <name>
 //			peer_interface <name>
@@ -66,7 +66,7 @@ func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 		}
 	case "isolation":
 		if !d.AllArgs(&a.Isolation) {
-			return d.Err("isolation takes one of: auto, veth, env")
+			return d.Err("isolation takes one of: auto, veth, sealed, env")
 		}
 		if err := checkServerIsolation(a.Isolation); err != nil {
 			return d.Err(err.Error())

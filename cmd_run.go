@@ -36,6 +36,7 @@ type runFlags struct {
 	user                                   string
 	rules                                  []handler.EgressRule
 	noIntercept, quiet, verbose            bool
+	attachFlags
 }
 
 func runCommand() *cobra.Command {
@@ -77,6 +78,7 @@ Isolation:
   the devices that every user may. Unix sockets in the file system, such as
   Docker's, stay reachable: see that its user may not use them.
 
+` + attachSyntax + `
 Signals and exit status:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH go on to COMMAND.
   What the keyboard of its terminal sends reaches COMMAND by itself, and only once.
@@ -89,7 +91,8 @@ Environment:
 		Example: `  caddy starpod run --secret GITHUB_TOKEN -- sh -c 'curl -sS -H "Authorization: Bearer $GITHUB_TOKEN" https://api.github.com/user'
   caddy starpod run --secret 'API_KEY@api.example.com,*.example.org' -- python3 agent.py
   caddy starpod run --env-file .env --deny '*.example.net' -- npm start
-  caddy starpod run --env-file .env --allow 10.1.2.0/24 --trust company.pem -- ./deploy.sh`,
+  caddy starpod run --env-file .env --allow 10.1.2.0/24 --trust company.pem -- ./deploy.sh
+  caddy starpod run --attach --data-dir .starpod/db --secret GITHUB_TOKEN -- ./agent`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("name a command: caddy starpod run [flags] -- COMMAND [ARGS...]")
@@ -112,7 +115,8 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` as above: NAME, NAME@HOST,... or NAME=VALUE@HOST,...; may be repeated")
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "`FILE` with secrets, one NAME=value a line; may be repeated")
 	flags.StringArrayVar(&f.keyFiles, "key-file", nil, "`FILE` with a master key to use in place of a fresh one; may be repeated: the first seals, all open")
-	flags.StringVar(&f.dataDir, "data-dir", "", "`FOLDER` that keeps the certificate authority from one run to the next (default a new one in memory)")
+	flags.StringVar(&f.dataDir, "data-dir", "", "`FOLDER` that keeps the certificate authority from one run to the next (default a new one in memory); with --attach the data_dir of the running Caddy")
+	f.registerAttach(flags)
 	flags.Var(&ruleFlag{&f.rules, true}, "allow", "`WHERE` COMMAND may connect; may be repeated, the order with --deny counts")
 	flags.Var(&ruleFlag{&f.rules, false}, "deny", "`WHERE` COMMAND may not connect; may be repeated, the order with --allow counts")
 	flags.StringArrayVar(&f.trust, "trust", nil, "PEM `FILE` with roots that verify hosts, besides the system's; may be repeated")
@@ -153,6 +157,9 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := f.checkAttach(cmd.Flags()); err != nil {
+		return err
+	}
 	if _, err := exec.LookPath(args[0]); err != nil {
 		return notStarted(cmd, err)
 	}
@@ -175,7 +182,7 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if err := hideProcess(); err != nil {
 		return err
 	}
-	proxy, err := Start(cmd.Context(), config)
+	proxy, err := f.proxy(cmd.Context(), config)
 	if err != nil {
 		return err
 	}
@@ -193,6 +200,11 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	if proxy.Tier.Driver != driverSealed {
 		child = childCommand(args)
+	}
+	if proxy.remote != nil {
+		if err := proxy.begin(config.first.opened()); err != nil {
+			return err
+		}
 	}
 	if err := proxy.startCommand(cmd.Context(), child, env, config.first); err != nil {
 		return notStarted(cmd, err)
@@ -214,7 +226,7 @@ func childCommand(args []string) *exec.Cmd {
 // sealFirst starts the helper of a command where a sealed namespace is wanted, so
 // that it works while the proxy starts. There is no candidate where it is not.
 func sealFirst(child *exec.Cmd, c Config) (*candidate, error) {
-	wanted, err := drivers(c.Isolation)
+	wanted, err := c.drivers()
 	if err != nil || !slices.Contains(wanted, driverSealed) || runtime.GOOS != "linux" {
 		return nil, err
 	}
@@ -259,6 +271,7 @@ func childEnv(proxy *Handle, secrets []tokens.Secret, plain []string, log *zap.L
 // config turns the flags into the configuration of the proxy.
 func (f *runFlags) config(log *zap.Logger) (Config, error) {
 	c := Config{
+		attach:      f.attach,
 		Isolation:   f.isolation,
 		NoIntercept: f.noIntercept,
 		Rules:       f.rules,

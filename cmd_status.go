@@ -81,6 +81,9 @@ func (s Status) print(out io.Writer) error {
 			fmt.Fprintf(w, "\tLOST: %s; %s\n", n.Lost, mendNamespace)
 		}
 	}
+	if a := s.Attach; a != nil {
+		fmt.Fprintf(w, "attached\t%d commands, at %s\n", a.Commands, a.Socket)
+	}
 	for _, p := range s.Proxies {
 		how := "tunnels blindly"
 		if p.Intercept {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,9 +31,18 @@ func drivers(isolation string) ([]string, error) {
 	return nil, fmt.Errorf("%q is no isolation: choose auto, sealed, veth or env", isolation)
 }
 
+// drivers leaves out what a running Caddy does not do for a command.
+func (c Config) drivers() ([]string, error) {
+	wanted, err := drivers(c.Isolation)
+	if c.attach {
+		wanted = slices.DeleteFunc(wanted, func(driver string) bool { return driver == driverVeth })
+	}
+	return wanted, err
+}
+
 // isolate takes the first driver that works. One that is asked for by name must.
 func (h *Handle) isolate(ctx context.Context, c Config) error {
-	wanted, err := drivers(c.Isolation)
+	wanted, err := c.drivers()
 	if err != nil {
 		return err
 	}
@@ -115,6 +125,14 @@ func (c *candidate) open(ctx context.Context) error {
 	return c.err
 }
 
+// opened is the way out of the namespace, nil if there is none.
+func (c *candidate) opened() *netns.Outlet {
+	if c == nil {
+		return nil
+	}
+	return c.outlet
+}
+
 // abandon ends the helper, if there is one that has not become the command.
 func (c *candidate) abandon() {
 	if c == nil {
@@ -130,7 +148,10 @@ func (c *candidate) abandon() {
 // ended.
 func (h *Handle) admit(ctx context.Context, cell *netns.Cell, outlet *netns.Outlet, env []string) error {
 	inside, resolvConf, stop := h.inside, h.resolvConf(), func() {}
-	if h.Tier.Driver == driverSealed {
+	if h.Tier.Driver == driverSealed && h.remote == nil {
+		if outlet.Note != "" {
+			h.log.Info("the namespace is sealed, though " + outlet.Note)
+		}
 		inside, stop = h.serveOutlet(outlet)
 	}
 	entry := netns.Entry{
@@ -163,20 +184,23 @@ func (h *Handle) resolvConf() string {
 // serveOutlet serves the sockets of a sealed namespace until stop is called, and
 // returns where its programs find the proxy.
 func (h *Handle) serveOutlet(o *netns.Outlet) (proxy netip.AddrPort, stop func()) {
-	if o.Note != "" {
-		h.log.Info("the namespace is sealed, though " + o.Note)
-	}
+	return o.ProxyAddr(), serveOutlet(o, h.serve)
+}
+
+// serveOutlet serves the names of a sealed namespace, and has serve called with
+// each of its other listeners, which returns at once. stop closes all sockets.
+func serveOutlet(o *netns.Outlet, serve func(net.Listener)) (stop func()) {
 	names := netns.NewNames()
 	service := &netns.NameService{Names: names}
 	stopNames := service.Serve(o.Packets, o.Names)
 	for _, l := range o.Wildcard {
-		h.serve(&handler.TransparentListener{Listener: l, Original: dialled, Name: names.Name, Trusted: true})
+		serve(&handler.TransparentListener{Listener: l, Original: dialled, Name: names.Name, Trusted: true})
 	}
 	for _, l := range o.CatchAll {
-		h.serve(&handler.TransparentListener{Listener: l, Original: netns.OriginalDst, Name: names.Name, Trusted: true})
+		serve(&handler.TransparentListener{Listener: l, Original: netns.OriginalDst, Name: names.Name, Trusted: true})
 	}
-	h.serve(&handler.TransparentListener{Listener: o.Proxy, Original: notDialled, Trusted: true})
-	return o.ProxyAddr(), func() {
+	serve(&handler.TransparentListener{Listener: o.Proxy, Original: notDialled, Trusted: true})
+	return func() {
 		stopNames()
 		_ = o.Close()
 	}

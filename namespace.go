@@ -76,6 +76,9 @@ func (a *App) chooseIsolation() error {
 	case a.Isolation == driverEnv:
 		a.tier = envTier("isolation env")
 		return nil
+	case a.Isolation == driverSealed:
+		a.tier = namespaceTier(driverSealed)
+		return nil
 	case a.Isolation != driverVeth && !a.bindsNamespace(name):
 		a.tier = envTier(unboundReason(name))
 		return nil

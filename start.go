@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -81,6 +82,7 @@ type Config struct {
 	keys        *tokens.Keyring // in place of MasterKey
 	first       *candidate      // the command that is to come first; may be nil
 	leaveOthers bool            // what killed proxies have left stays
+	attach      bool            // to a running Caddy, in place of a proxy of one's own
 }
 
 // Handle is a running proxy.
@@ -108,6 +110,8 @@ type Handle struct {
 	inside   netip.AddrPort  // the proxy as seen from the namespace of veth
 	closing  context.Context // ends with the proxy
 	close    context.CancelFunc
+
+	remote *remote // the proxy, if it is a running Caddy's
 }
 
 // Start starts a proxy. It serves until Shutdown is called; ctx bounds only the
@@ -227,8 +231,13 @@ func (h *Handle) makeAuthority(c Config) (err error) {
 		return err
 	}
 	h.proxy.Authority = func(context.Context) (*ca.Authority, error) { return authority, nil }
-	// Not in DataDir, which isolated commands find empty.
-	bundle, err := ca.WriteBundle(filepath.Join(h.dir, ca.BundleFile), authority.Roots())
+	return h.writeBundle(authority.Roots())
+}
+
+// writeBundle writes what clients trust, and not into DataDir, which isolated
+// commands find empty.
+func (h *Handle) writeBundle(roots []*x509.Certificate) error {
+	bundle, err := ca.WriteBundle(filepath.Join(h.dir, ca.BundleFile), roots)
 	if err != nil {
 		return err
 	}
@@ -236,7 +245,7 @@ func (h *Handle) makeAuthority(c Config) (err error) {
 	if bundle.SystemRoots == "" {
 		h.log.Warn("no file with the system's roots found; clients will trust the proxy's root alone")
 	}
-	return writeClientFiles(h.temp, h.CABundle, authority.Roots())
+	return writeClientFiles(h.temp, h.CABundle, roots)
 }
 
 func (h *Handle) listen(ctx context.Context, addr string) error {
@@ -290,7 +299,12 @@ func (h *Handle) knows(user, password string) bool {
 func (h *Handle) Port() int { return int(h.Addr.Port()) }
 
 // Seal makes a token that this proxy opens.
-func (h *Handle) Seal(s tokens.Secret) (string, error) { return h.keys.Seal(s) }
+func (h *Handle) Seal(s tokens.Secret) (string, error) {
+	if h.keys == nil {
+		return h.remote.seal(s)
+	}
+	return h.keys.Seal(s)
+}
 
 // Counts tells what the proxy has done so far.
 func (h *Handle) Counts() handler.Counts { return h.proxy.Stats.Counts() }
@@ -306,6 +320,9 @@ func (h *Handle) environ(proxy string) []string {
 }
 
 func (h *Handle) proxyURL() string {
+	if h.remote != nil {
+		return h.remote.proxy
+	}
 	if h.user == "" {
 		return "http://" + h.Addr.String()
 	}
@@ -335,6 +352,10 @@ func (h *Handle) Shutdown(ctx context.Context) error {
 			h.log.Warn("the namespace is not removed whole; the next start tries again", zap.Error(vethErr))
 		}
 		err = errors.Join(err, vethErr)
+	}
+	if h.remote != nil {
+		h.close() // before the end is noticed
+		err = errors.Join(err, h.remote.wire.conn.Close())
 	}
 	if h.temp != nil {
 		err = errors.Join(err, h.temp.remove())

@@ -2,8 +2,11 @@ package starpod
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/starpod/caddy-starpod/handler"
 )
 
 // Status describes the running app. It holds nothing secret.
@@ -25,12 +28,13 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 	if s := a.space; s != nil {
 		status.Namespace = &NamespaceStatus{Name: s.Name(), Path: s.Path(), Host: s.HostAddr().String(), ResolvConf: s.ResolvConf(), Lost: s.lostReason()}
 	}
+	if d := a.dock.Load(); d != nil {
+		status.Attach = &AttachStatus{Socket: d.path, Commands: d.count()}
+	}
 	for _, p := range a.proxies {
 		proxy := ProxyStatus{Intercept: p.Authority != nil, Listen: []string{}}
-		for _, addr := range p.self() {
-			if !slices.Contains(a.Listeners(), addr) {
-				proxy.Listen = append(proxy.Listen, addr.String())
-			}
+		for _, addr := range a.listenOf(p) {
+			proxy.Listen = append(proxy.Listen, addr.String())
 		}
 		if keys, err := p.Keys(); err == nil {
 			proxy.Keys = keys.Len()
@@ -38,4 +42,15 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 		status.Proxies = append(status.Proxies, proxy)
 	}
 	return status, nil
+}
+
+// listenOf returns where the site of a proxy listens.
+func (a *App) listenOf(p attached) []netip.AddrPort {
+	other := a.Listeners()
+	return slices.DeleteFunc(p.self(), func(addr netip.AddrPort) bool { return slices.Contains(other, addr) })
+}
+
+// reachableBy leaves out what only programs of the namespace reach.
+func (a *App) reachableBy(p attached) []netip.AddrPort {
+	return slices.DeleteFunc(a.listenOf(p), func(addr netip.AddrPort) bool { return a.space != nil && addr.Addr() == a.space.HostAddr() })
 }

@@ -1,9 +1,6 @@
 package starpod
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
 // Drivers of isolation, as `isolation` and --isolation name them.
 const (
@@ -22,12 +19,10 @@ type Tier struct {
 // checkServerIsolation reports settings that a server cannot have.
 func checkServerIsolation(isolation string) error {
 	switch isolation {
-	case "", "auto", driverVeth, driverEnv:
+	case "", "auto", driverVeth, driverSealed, driverEnv:
 		return nil
-	case driverSealed:
-		return errors.New("isolation sealed is for commands of `caddy starpod run`: use auto, veth or env here")
 	}
-	return fmt.Errorf("%q is no isolation: choose auto, veth or env", isolation)
+	return fmt.Errorf("%q is no isolation: choose auto, veth, sealed or env", isolation)
 }
 
 // namespaceTier is what a driver comes to that works.

@@ -144,7 +144,13 @@ type Runtime interface {
 
 	// Attach tells the app of a proxy. start is called when the app starts and
 	// has the side effects that provisioning must not have.
-	Attach(p *Proxy, start func() error)
+	Attach(p *Proxy, at Site, start func() error)
+}
+
+// Site is where a proxy stands.
+type Site struct {
+	Server   *caddyhttp.Server // whose routes lead to it; may be nil
+	KeyFiles []string
 }
 
 // CaddyModule returns the Caddy module information.
@@ -203,7 +209,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.server.RegisterOnShutdown(h.leaving.begin)
 		h.server.RegisterOnStop(h.leaving.await)
 	}
-	runtime.Attach(h.proxy, h.keys.watch)
+	runtime.Attach(h.proxy, Site{Server: h.server, KeyFiles: h.keys.paths}, h.keys.watch)
 	return nil
 }
 

@@ -47,6 +47,16 @@ func (o *Outlet) ProxyAddr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// Wrap puts each listener that the proxy is to serve into another one.
+func (o *Outlet) Wrap(wrap func(net.Listener) net.Listener) {
+	for _, listeners := range [][]net.Listener{o.Wildcard, o.CatchAll} {
+		for i, l := range listeners {
+			listeners[i] = wrap(l)
+		}
+	}
+	o.Proxy = wrap(o.Proxy)
+}
+
 // Close closes all sockets.
 func (o *Outlet) Close() error {
 	var err error

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -249,12 +248,11 @@ func (c *Cell) Open(ctx context.Context) (*Outlet, error) {
 		}
 		return nil, errors.New("making a namespace: " + message.Error)
 	}
-	outlet := &Outlet{Note: message.Note}
-	for i, s := range message.Sockets {
-		if err := outlet.add(s, files[i]); err != nil {
-			return nil, errors.Join(err, outlet.Close())
-		}
+	outlet, err := newOutlet(message.Sockets, files)
+	if err != nil {
+		return nil, err
 	}
+	outlet.Note = message.Note
 	return outlet, nil
 }
 
@@ -272,34 +270,6 @@ func (c *Cell) letGoOfFar() {
 		_ = unix.Dup3(int(null.Fd()), c.farFD, unix.O_CLOEXEC)
 		runtime.KeepAlive(c.far)
 	})
-}
-
-func (o *Outlet) add(s socket, file *os.File) error {
-	if s.Network == "udp" {
-		packets, err := net.FilePacketConn(file)
-		if err != nil {
-			return fmt.Errorf("taking over a socket: %w", err)
-		}
-		o.Packets = append(o.Packets, packets)
-		return nil
-	}
-	listener, err := net.FileListener(file)
-	if err != nil {
-		return fmt.Errorf("taking over a socket: %w", err)
-	}
-	switch s.Role {
-	case roleWildcard:
-		o.Wildcard = append(o.Wildcard, listener)
-	case roleCatchAll:
-		o.CatchAll = append(o.CatchAll, listener)
-	case roleNames:
-		o.Names = append(o.Names, listener)
-	case roleProxy:
-		o.Proxy = listener
-	default:
-		return errors.Join(fmt.Errorf("a socket for %q", s.Role), listener.Close())
-	}
-	return nil
 }
 
 // watch closes ended when the process has ended (pidfd_open(2)). The helper is

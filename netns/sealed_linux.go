@@ -120,7 +120,7 @@ func (s *sealing) listenAll(ports []string) error {
 }
 
 // listen listens at one port of all addresses, IPv4 and IPv6 apart.
-func (s *sealing) listen(r role, host, port string) error {
+func (s *sealing) listen(r Role, host, port string) error {
 	if err := s.listenOn(r, "tcp4", net.JoinHostPort(host, port)); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (s *sealing) listen(r role, host, port string) error {
 	return s.listenOn(r, "tcp6", net.JoinHostPort(host, port))
 }
 
-func (s *sealing) listenOn(r role, network, address string) error {
+func (s *sealing) listenOn(r Role, network, address string) error {
 	listener, err := new(net.ListenConfig).Listen(context.Background(), network, address)
 	if err != nil {
 		return err
@@ -165,13 +165,13 @@ func (s *sealing) listenPackets(port string) error {
 	return nil
 }
 
-func (s *sealing) add(r role, network string, file func() (*os.File, error)) error {
+func (s *sealing) add(r Role, network string, file func() (*os.File, error)) error {
 	f, err := file()
 	if err != nil {
 		return err
 	}
 	s.files = append(s.files, f)
-	s.message.Sockets = append(s.message.Sockets, socket{Role: r, Network: network})
+	s.message.Sockets = append(s.message.Sockets, Socket{Role: r, Network: network})
 	return nil
 }
 

@@ -17,27 +17,11 @@ import (
 // descriptors that come with it, or why there is no namespace.
 type opened struct {
 	PID     int      `json:"pid"`
-	Sockets []socket `json:"sockets,omitempty"`
+	Sockets []Socket `json:"sockets,omitempty"`
 	Error   string   `json:"error,omitempty"`
 	Reason  string   `json:"reason,omitempty"` // as in Unavailable
 	Note    string   `json:"note,omitempty"`   // what is there in a weaker form, and why
 }
-
-// socket describes one descriptor.
-type socket struct {
-	Role    role   `json:"role"`
-	Network string `json:"network"` // tcp or udp
-}
-
-// role is what a socket of the namespace is for.
-type role string
-
-const (
-	roleWildcard role = "wildcard" // every address at one port
-	roleCatchAll role = "catchall" // every other port, by redirection
-	roleProxy    role = "proxy"    // for programs that know the proxy
-	roleNames    role = "names"    // name service
-)
 
 // program is what the process says: become this.
 type program struct {
@@ -112,29 +96,16 @@ func (w *wire) sendOpened(message opened, files []*os.File) error {
 	if err != nil {
 		return err
 	}
-	fds := make([]int, len(files))
-	for i, file := range files {
-		fds[i] = int(file.Fd())
-	}
-	_, _, err = w.conn.WriteMsgUnix(append(line, '\n'), unix.UnixRights(fds...), nil)
-	return err
+	return SendFiles(w.conn, append(line, '\n'), files)
 }
 
-// maxOpened is how long the first message may be, and maxSockets how many
-// descriptors come with it; the kernel passes at most 253 (unix(7)).
-const (
-	maxOpened  = 64 << 10
-	maxSockets = 253
-)
+// maxOpened is how long the first message may be.
+const maxOpened = 64 << 10
 
 // receiveOpened must be the first to receive.
 func (w *wire) receiveOpened() (opened, []*os.File, error) {
-	line, rights := make([]byte, maxOpened), make([]byte, unix.CmsgSpace(4*maxSockets))
-	n, rightsLen, _, _, err := w.conn.ReadMsgUnix(line, rights)
-	if err != nil {
-		return opened{}, nil, err
-	}
-	files, err := receivedFiles(rights[:rightsLen])
+	line := make([]byte, maxOpened)
+	n, files, err := ReceiveFiles(w.conn, line)
 	if err != nil {
 		return opened{}, nil, err
 	}
@@ -167,10 +138,4 @@ func receivedFiles(rights []byte) ([]*os.File, error) {
 		}
 	}
 	return files, nil
-}
-
-func closeAll(files []*os.File) {
-	for _, file := range files {
-		_ = file.Close()
-	}
 }
