@@ -76,6 +76,7 @@ var attempts = map[string]func(args []string) (string, error){
 	"own network":  ownNetwork,
 	"own user":     ownUser,
 	"abstract":     abstract,
+	"unix":         unixSocket,
 	"link":         link,
 	"readlink":     readlink,
 	"umount":       umount,
@@ -309,6 +310,15 @@ func abstract(args []string) (string, error) {
 	}
 	defer conn.Close()
 	return ask(conn)
+}
+
+// unixSocket connects to a socket that has a file.
+func unixSocket(args []string) (string, error) {
+	conn, err := net.DialTimeout("unix", args[0], patience)
+	if err != nil {
+		return "", err
+	}
+	return "connected", conn.Close()
 }
 
 // link reads a file by another name that it makes, symbolic or hard.
