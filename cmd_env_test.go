@@ -23,6 +23,7 @@ func newAdmin(t *testing.T, bundle string, proxies ...ProxyStatus) (address stri
 		}
 		_ = printJSON(w, Status{
 			Tier: Tier{Driver: "env"}, Proxies: proxies,
+			Attach: &AttachStatus{Socket: "/data/attach.sock", Commands: 3},
 			CA: CAStatus{Fingerprint: "ab:cd", NotAfter: "2036-01-01T00:00:00Z", Bundle: bundle},
 		})
 	}))
@@ -117,7 +118,7 @@ func TestCmdStatus(t *testing.T) {
 	t.Parallel()
 	address := newAdmin(t, "/data/bundle.pem", ProxyStatus{Listen: []string{"127.0.0.1:8080"}, Intercept: true, Keys: 2})
 	table := typed{args: []string{"status", "--address", address}}.succeed(t).stdout
-	for _, want := range []string{"tier 0, env", "127.0.0.1:8080, intercepts, keys: 2", "/data/bundle.pem", "0 replaced"} {
+	for _, want := range []string{"tier 0, env", "127.0.0.1:8080, intercepts, keys: 2", "3 commands, at /data/attach.sock", "/data/bundle.pem", "0 replaced"} {
 		if !strings.Contains(table, want) {
 			t.Errorf("got %s, want %q in it", table, want)
 		}

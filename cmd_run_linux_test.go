@@ -165,6 +165,10 @@ func TestCmdRunRefuses(t *testing.T) {
 		{"a level that is none", []string{"--log-level", "loud"}, "choose debug, info, warn or error"},
 		{"an address range that is none", []string{"--allow", "10.0.0.0/99"}, "write it like 10.0.0.0/8"},
 		{"a root that is missing", []string{"--trust", "/no/such.pem"}, "/no/such.pem"},
+		{"a site without --attach", []string{"--site", ":8080"}, "go with --attach"},
+		{"a rule with --attach", []string{"--attach", "--deny", "*"}, "--deny does not go with --attach"},
+		{"veth with --attach", []string{"--attach", "--isolation", "veth"}, "--isolation veth does not go with --attach"},
+		{"no Caddy to attach to", []string{"--attach", "--data-dir", "/no/such", "--secret", "A=" + value + "@h.test"}, "no Caddy listens at /no/such/attach.sock: start one with"},
 		{"a key that is missing", []string{"--key-file", "/no/such/key"}, "caddy starpod keygen"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

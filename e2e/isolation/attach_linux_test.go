@@ -343,9 +343,9 @@ func (s *dockedServer) testReload(t *testing.T) {
 	s.awaitCommands(t, 2)
 	for range 20 {
 		s.reload(t)
-	}
-	if got := other.do(t, askAPI); got != "200" {
-		t.Errorf("after reloads: got %q, want 200", got)
+		if got := other.do(t, askAPI); got != "200" {
+			t.Errorf("after a reload: got %q, want 200", got)
+		}
 	}
 	input.Close()
 	if err := cmd.Wait(); err != nil {
