@@ -24,7 +24,7 @@ func newAdmin(t *testing.T, bundle string, proxies ...ProxyStatus) (address stri
 		_ = printJSON(w, Status{
 			Tier: Tier{Driver: "env"}, Proxies: proxies,
 			Attach: &AttachStatus{Socket: "/data/attach.sock", Commands: 3},
-			CA: CAStatus{Fingerprint: "ab:cd", NotAfter: "2036-01-01T00:00:00Z", Bundle: bundle},
+			CA:     CAStatus{Fingerprint: "ab:cd", NotAfter: "2036-01-01T00:00:00Z", Bundle: bundle},
 		})
 	}))
 	t.Cleanup(server.Close)
