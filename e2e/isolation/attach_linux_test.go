@@ -211,10 +211,10 @@ func (h *held) do(t testing.TB, script string) string {
 	var all string
 	for {
 		line, err := h.out.ReadString('\n')
-		if err != nil || line == "/ end\n" {
+		text, ended := strings.CutSuffix(line, "/ end\n")
+		if all += text; err != nil || ended {
 			return strings.TrimSpace(all)
 		}
-		all += line
 	}
 }
 
