@@ -31,12 +31,14 @@ func newDockedApp(t *testing.T, listen ...string) (*App, *dock) {
 	key, _ := tokens.GenerateKey()
 	app := &App{logger: zap.NewNop(), dir: t.TempDir()}
 	for _, address := range listen {
-		app.proxies = append(app.proxies, &handler.Proxy{
+		self := func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort(address)} }
+		proxy := &handler.Proxy{
 			Keys:         func() (*tokens.Keyring, error) { return tokens.NewKeyring(key), nil },
-			Guard:        &handler.Guard{Self: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort(address)} }},
+			Guard:        &handler.Guard{Self: self},
 			Authenticate: func(string, string) bool { return false },
-		})
-		app.places = append(app.places, handler.Site{Server: new(caddyhttp.Server), KeyFiles: []string{"/etc/key"}})
+		}
+		site := handler.Site{Server: new(caddyhttp.Server), KeyFiles: []string{"/etc/key"}}
+		app.proxies = append(app.proxies, attached{proxy, self, site})
 	}
 	d, err := newDock(filepath.Join(app.dir, attachFile), func() *App { return app }, zap.NewNop())
 	if err != nil {

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/starpod/caddy-starpod/handler"
 )
 
 // Status describes the running app. It holds nothing secret.
