@@ -490,7 +490,7 @@ func TestDoctorTellsTheTier(t *testing.T) {
 func TestDoctorFindsLeftovers(t *testing.T) {
 	t.Parallel()
 	d := newPatient(t).doctor(t)
-	left := filepath.Join(d.tempDir, tempPrefix+"left")
+	left := filepath.Join(d.tempDir, tempPrefix+"123")
 	must(t, os.Mkdir(left, 0o755))
 	put(t, filepath.Join(left, lockFile), "")
 	found := d.check(t, "leftovers")
