@@ -162,13 +162,9 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 	}
 	r.Header.Set("X-Key", token)
 	again := r.Clone(r.Context())
-	again.Body, _ = r.GetBody()
 	response, err := client.Do(r)
-	if err != nil && !inside.Load() && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)) {
-		// Caddy opens a socket for each configuration, and the kernel resets what has
-		// not been accepted when the older one is closed; and net/http drops a request
-		// that it reads of a new connection when Shutdown has begun. Neither is ours to
-		// mend. What is inside a tunnel has no such excuse.
+	for tries := 1; tries < mostTries && err != nil && !inside.Load() && dropped(err); tries++ {
+		again.Body, _ = r.GetBody()
 		response, err = client.Do(again)
 	}
 	if err != nil {
@@ -179,6 +175,19 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 		return fmt.Errorf("got %d %.200s (%v), want 200", response.StatusCode, answer, err)
 	}
 	return nil
+}
+
+// mostTries is for reloads without a pause between them, each of which may drop the
+// same client.
+const mostTries = 4
+
+// dropped reports whether a connection ended that the proxy had not got yet. Caddy
+// opens a socket for each configuration, and the kernel resets what has not been
+// accepted when the older one is closed; and net/http drops a request that it reads
+// of a new connection when Shutdown has begun. Neither is ours to mend. What is
+// inside a tunnel has no such excuse.
+func dropped(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // streaming makes the upstream send a line now and then at /stream, until over is

@@ -139,7 +139,7 @@ func (r *rig) overHTTP2(t *testing.T) {
 		{"Transfer-Encoding", "PROTOCOL_ERROR|400", whole(request("transfer-encoding", "chunked", "x-key", r.token))},
 		{"Connection", "PROTOCOL_ERROR|400", whole(request("connection", "x-key", "x-key", r.token))},
 		{"Upgrade", "PROTOCOL_ERROR|400", whole(request("upgrade", "h2c", "x-key", r.token))},
-		{"a length and no body", "200 api=value", whole(request("content-length", "5", "x-key", r.token))},
+		{"a length and no body", "400", whole(request("content-length", "5", "x-key", r.token))},
 		{"an even stream", "GOAWAY PROTOCOL_ERROR", func(f *http2.Framer) {
 			f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2, BlockFragment: request("x-key", r.token), EndHeaders: true, EndStream: true})
 		}},
