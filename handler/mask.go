@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -224,21 +225,38 @@ func (m *mask) contains(text string) bool {
 }
 
 // maskReader masks a stream. It holds back only what may be the beginning of a
-// needle, so the events of a stream are passed on as they come.
+// needle, so the events of a stream are passed on as they come. A few bytes are
+// held back for a moment only: whoever waits for the end of a message before it
+// says something itself would wait for ever, if that end happens to look like the
+// beginning of a value. They still count as its beginning.
 type maskReader struct {
 	io.Closer
 	source io.Reader
 	mask   func() *mask // asked for each piece: a request still under way may bring more
 	held   []byte       // what may be the beginning of a needle
+	passed int          // how much of held has been handed out
 	buffer []byte       // for readers that bring too little room
 	ready  []byte       // of buffer, what can be handed out
+	ahead  chan reading // a read into buffer, behind held, that is under way; may be nil
 	err    error
 }
 
-// How much is read at a time, in bytes.
+// reading is the result of a Read.
+type reading struct {
+	n   int
+	err error
+}
+
 const (
+	// How much is read at a time, in bytes.
 	maskChunk = 32 << 10
 	maskLeast = 512
+
+	// mostPassed is how many bytes of what may be a value are passed on when nothing
+	// has come behind them for maskPatience. Of a value that does come then, as many
+	// show.
+	mostPassed   = 3
+	maskPatience = 100 * time.Millisecond
 )
 
 func newMaskReader(source io.ReadCloser, current func() *mask) *maskReader {
@@ -253,15 +271,22 @@ func (r *maskReader) Read(p []byte) (int, error) {
 			return 0, r.err
 		case len(p) == 0:
 			return 0, nil
-		case len(p)-len(r.held) >= maskLeast:
-			if n := r.fill(p); n > 0 {
+		case r.passed < len(r.held) && len(r.held) <= mostPassed:
+			if n := r.wait(p); n > 0 {
+				return n, nil
+			}
+		case r.ahead != nil:
+			r.settleBuffer(<-r.ahead)
+		case r.passed == 0 && len(p)-len(r.held) >= maskLeast:
+			held := copy(p, r.held)
+			n, err := r.source.Read(p[held:])
+			if n := r.settle(p[:held+n], err); n > 0 {
 				return n, nil
 			}
 		default:
-			if need := len(r.held) + maskChunk; len(r.buffer) < need {
-				r.buffer = make([]byte, need)
-			}
-			r.ready = r.buffer[:r.fill(r.buffer)]
+			r.makeRoom()
+			n, err := r.source.Read(r.buffer[len(r.held):])
+			r.settleBuffer(reading{n, err})
 		}
 	}
 	n := copy(p, r.ready)
@@ -269,21 +294,60 @@ func (r *maskReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads once behind what is held back, and returns how much at the beginning
-// of p is settled.
-func (r *maskReader) fill(p []byte) (settled int) {
-	held := copy(p, r.held)
-	n, err := r.source.Read(p[held:])
+// wait reads on for a moment, and then hands out what is held back: n bytes of p,
+// or nothing where there is more to look at.
+func (r *maskReader) wait(p []byte) (n int) {
+	if r.ahead == nil {
+		r.makeRoom()
+		r.ahead = make(chan reading, 1)
+		go func(into []byte, result chan<- reading) {
+			n, err := r.source.Read(into)
+			result <- reading{n, err}
+		}(r.buffer[len(r.held):], r.ahead)
+	}
+	timer := time.NewTimer(maskPatience)
+	defer timer.Stop()
+	select {
+	case came := <-r.ahead:
+		r.settleBuffer(came)
+		return 0
+	case <-timer.C:
+		n = copy(p, r.held[r.passed:])
+		r.passed += n
+		return n
+	}
+}
+
+// makeRoom makes buffer begin with what is held back, and have room behind it.
+func (r *maskReader) makeRoom() {
+	if need := len(r.held) + maskChunk; len(r.buffer) < need {
+		r.buffer = make([]byte, need)
+	}
+	copy(r.buffer, r.held)
+}
+
+// settleBuffer settles what has been read into buffer, behind what was held back.
+func (r *maskReader) settleBuffer(came reading) {
+	r.ahead = nil
+	passed, text := r.passed, r.buffer[:len(r.held)+came.n]
+	if settled := r.settle(text, came.err); settled > passed {
+		r.ready = text[passed:settled]
+	}
+}
+
+// settle masks text, which begins with what was held back, and returns how much at
+// its beginning is settled; the rest is held back.
+func (r *maskReader) settle(text []byte, err error) (settled int) {
 	r.err = err
-	end := held + n
-	settled = end
+	settled = len(text)
 	if m := r.mask(); m != nil {
-		m.apply(p[:end])
+		m.apply(text)
 		if err == nil {
-			settled -= m.pending(p[:end])
+			settled -= m.pending(text)
 		}
 	}
-	r.held = append(r.held[:0], p[settled:end]...)
+	r.held = append(r.held[:0], text[settled:]...)
+	r.passed = max(0, r.passed-settled)
 	return settled
 }
 

@@ -154,6 +154,49 @@ func TestMaskReaderHoldsNothingBack(t *testing.T) {
 	}
 }
 
+// TestMaskLetsOneSideWaitForTheOther: what ends like the beginning of a value is
+// passed on though nothing comes behind it, up to some bytes, which still count as
+// the beginning if the rest comes later.
+func TestMaskLetsOneSideWaitForTheOther(t *testing.T) {
+	const value = "SECRET-0123456789"
+	for _, test := range []struct {
+		name, first, shown string
+		then, rest         string
+	}{
+		{"nothing of a value", "over", "over", "and out", "and out"},
+		{"one byte of it", "overS", "overS", "o far", "o far"},
+		{"some bytes, then the value", "overSEC", "overSEC", "RET-0123456789!", strings.Repeat("*", len(value)-3) + "!"},
+		{"some bytes, then more of it, then others", "overSE", "overSE", "CRET-01!", "CRET-01!"},
+		{"some bytes, then the whole value", "overSE", "overSE", value, strings.Repeat("*", len(value))},
+		{"more bytes are held back", "overSECR", "over", "ET-0123456789!", strings.Repeat("*", len(value)) + "!"},
+	} {
+		for _, room := range []int{1, 8, 4096} {
+			t.Run(fmt.Sprintf("%s, %d at a time", test.name, room), func(t *testing.T) {
+				source, far := io.Pipe()
+				m := maskOf(value)
+				r := newMaskReader(source, func() *mask { return m })
+				go func() { _, _ = io.WriteString(far, test.first) }()
+				var got []byte
+				p := make([]byte, room)
+				for len(got) < len(test.shown) {
+					n, err := r.Read(p)
+					if got = append(got, p[:n]...); err != nil {
+						t.Fatal(err)
+					}
+				}
+				go func() {
+					_, _ = io.WriteString(far, test.then)
+					_ = far.Close()
+				}()
+				rest, err := io.ReadAll(r)
+				if string(got) != test.shown || string(rest) != test.rest || err != nil {
+					t.Errorf("got %q, then %q (%v), want %q, then %q", got, rest, err, test.shown, test.rest)
+				}
+			})
+		}
+	}
+}
+
 // TestMaskResponses sends a token to an upstream that repeats what it got, in
 // every part of an answer.
 func TestMaskResponses(t *testing.T) {
