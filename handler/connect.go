@@ -25,6 +25,7 @@ type tunnel struct {
 	reenter http.Handler
 	refused func(*Refusal)
 	asked   func() // called when the first request has been read
+	trusted bool   // it came by a listener of a namespace
 
 	// bodyTimeout is how long a request body may take, from the server that the
 	// CONNECT came in by; 0 is without limit.
@@ -105,6 +106,13 @@ func (t *tunnel) Close() error {
 	return err
 }
 
+// isNearby reports whether the client is on this machine: behind loopback, or in a
+// namespace that only programs of this machine can be in.
+func (t *tunnel) isNearby() bool {
+	addr, ok := t.RemoteAddr().(*net.TCPAddr)
+	return t.trusted || ok && addr.IP.IsLoopback()
+}
+
 // wait returns when the tunnel has been closed and nobody uses its connection.
 func (t *tunnel) wait() {
 	<-t.done
@@ -163,6 +171,9 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 		Conn: conn, dest: dest, client: client, reenter: reenter, done: make(chan struct{}),
 		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
 		asked:   opened,
+	}
+	if from := originFrom(r.Context()); from != nil {
+		t.trusted = from.trusted
 	}
 	if outer, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
 		t.bodyTimeout = outer.ReadTimeout
