@@ -107,6 +107,9 @@ func details(r handler.Record) (lines []string) {
 		}
 		lines = append(lines, line)
 	}
+	if r.Masked > 0 {
+		lines = append(lines, fmt.Sprintf("masked in the answer: %d", r.Masked))
+	}
 	if r.NotScanned != "" {
 		lines = append(lines, "body not scanned: "+r.NotScanned)
 	}

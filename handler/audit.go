@@ -62,6 +62,7 @@ func (p *Proxy) finish(f *forwarding) {
 	record := p.requestRecord(KindTokens, f.in, f.dest)
 	record.Level, record.Message = level, message
 	record.Status, record.Tokens, record.NotScanned = f.status, tokenRecords(found), f.unscanned
+	record.Masked = int(f.hidden.Load())
 	p.tell(record)
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starpod/caddy-starpod/tokens"
@@ -39,6 +40,7 @@ type forwarding struct {
 	// credentials are the Basic credentials that were written anew, in base64.
 	credentials []string
 	masked      maskCache
+	hidden      atomic.Int64 // values that were masked in the answer
 	result      tokens.Result
 	passing     bool     // the answer is under way and can no longer be masked
 	cleanup     []func() // what to let go of at the end
@@ -52,6 +54,10 @@ type foundToken struct {
 }
 
 type forwardingKey struct{}
+
+// IsForwarded reports whether r is of a client of the proxy, on its way to another
+// host by `egress next`.
+func IsForwarded(r *http.Request) bool { return forwardingFrom(r.Context()) != nil }
 
 func forwardingFrom(ctx context.Context) *forwarding {
 	f, _ := ctx.Value(forwardingKey{}).(*forwarding)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -27,6 +28,8 @@ type mask struct {
 	needles [][]byte
 	borders [][]int32 // of the long ones, see bordersOf
 	longest int
+
+	hidden *atomic.Int64 // counts what was overwritten; may be nil
 }
 
 // longNeedle is the length in bytes from which needles are looked for by their
@@ -122,6 +125,9 @@ func (m *mask) apply(text []byte) {
 			}
 			for j := range needle {
 				rest[i+j] = '*'
+			}
+			if m.hidden != nil {
+				m.hidden.Add(1)
 			}
 			rest = rest[i+len(needle):]
 		}

@@ -21,6 +21,9 @@ func (f *forwarding) currentMask() *mask {
 	defer f.mu.Unlock()
 	if n := len(f.tokens) + len(f.credentials); n != f.masked.count {
 		f.masked = maskCache{newMask(f.tokens, f.credentials), n}
+		if f.masked.mask != nil {
+			f.masked.mask.hidden = &f.hidden
+		}
 	}
 	return f.masked.mask
 }

@@ -37,6 +37,7 @@ type Record struct {
 	Tokens     []TokenRecord `json:"tokens,omitempty"`
 	MoreTokens int           `json:"more_tokens,omitempty"`
 	NotScanned string        `json:"not_scanned,omitempty"` // why the body was not looked into
+	Masked     int           `json:"masked,omitempty"`      // how often the answer held a value, which was hidden
 
 	Rule   string `json:"rule,omitempty"`   // which refused, one of the Rule constants
 	Reason string `json:"reason,omitempty"` // what happened, in a sentence
@@ -100,6 +101,9 @@ func (r *Record) fields() []zap.Field {
 		fields = append(fields, zap.Objects("tokens", r.Tokens))
 	}
 	text("not_scanned", r.NotScanned)
+	if r.Masked != 0 {
+		fields = append(fields, zap.Int("masked", r.Masked))
+	}
 	text("rule", r.Rule)
 	text("reason", r.Reason)
 	text("mend", r.Mend)

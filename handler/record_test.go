@@ -151,3 +151,27 @@ func TestBounded(t *testing.T) {
 		t.Errorf("got %.200q, want nothing unprintable", text)
 	}
 }
+
+// TestRecordOfMasked counts the values that an answer repeats, in header and body.
+func TestRecordOfMasked(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		unmasked bool
+		echo     testbench.Responder
+		want     int
+	}{
+		{"repeated", false, testbench.EchoHead, 1},
+		{"not repeated", false, testbench.OK, 0},
+		{"not masked", true, testbench.EchoHead, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := new(watched)
+			b := newBench(t, func(p *Proxy) { p.Watch, p.Swap.Unmasked = w.tell, test.unmasked })
+			b.up.Handle("/echo", test.echo)
+			b.do(b.client(false), b.request("GET", b.up.URL("api.starpod.test")+"/echo", "", "X-Key", b.token("api.starpod.test")))
+			if got := w.await(t, 1)[0].Masked; got != test.want {
+				t.Errorf("got %d values masked, want %d", got, test.want)
+			}
+		})
+	}
+}
