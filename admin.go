@@ -9,7 +9,8 @@ import (
 	"github.com/starpod/caddy-starpod/handler"
 )
 
-// Admin serves GET /starpod/status and GET /starpod/events on Caddy's admin endpoint.
+// Admin serves GET /starpod/, the live view, and what is in it, GET /starpod/status
+// and GET /starpod/events, on Caddy's admin endpoint.
 type Admin struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -20,6 +21,7 @@ func (Admin) CaddyModule() caddy.ModuleInfo {
 // Routes implements caddy.AdminRouter.
 func (Admin) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
+		{Pattern: "/starpod/{$}", Handler: caddy.AdminHandlerFunc(servePage)},
 		{Pattern: "/starpod/status", Handler: caddy.AdminHandlerFunc(serveStatus)},
 		{Pattern: "/starpod/events", Handler: caddy.AdminHandlerFunc(serveEvents)},
 	}
@@ -55,6 +57,7 @@ type AttachStatus struct {
 // CAStatus describes the certificate authority.
 type CAStatus struct {
 	Fingerprint string `json:"fingerprint"` // SHA-256 of the root
+	NotBefore   string `json:"not_before"`  // RFC 3339
 	NotAfter    string `json:"not_after"`   // RFC 3339
 	Bundle      string `json:"bundle"`      // file for clients
 	SystemRoots string `json:"system_roots,omitempty"`
@@ -68,10 +71,9 @@ type ProxyStatus struct {
 }
 
 func serveStatus(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet {
-		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Message: "only GET"}
+	if err := checkView(r); err != nil {
+		return err
 	}
-	// Admin modules are provisioned before apps, so the app is looked up late.
 	app, err := caddy.ActiveContext().AppIfConfigured("starpod")
 	if err != nil {
 		return caddy.APIError{HTTPStatus: http.StatusNotFound, Message: "no starpod in the running configuration"}
@@ -81,6 +83,7 @@ func serveStatus(w http.ResponseWriter, r *http.Request) error {
 		return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Message: err.Error(), Err: err}
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(status)

@@ -1,11 +1,11 @@
 package starpod
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -21,17 +21,22 @@ const (
 
 	// streamTimeout is how long a reader of a stream may take no byte.
 	streamTimeout = 10 * time.Second
+
+	// streamPiece is how much goes to a reader at a time at most, in bytes.
+	streamPiece = 16 << 10
 )
 
 // serveEvents sends the records of the audit log as server-sent events (HTML
 // standard, section 9.2), one [handler.Record] as JSON in each. ?replay=N begins
 // with the last N, the header Last-Event-ID with what came behind that one.
 func serveEvents(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet {
-		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Message: "only GET"}
-	}
-	if _, err := caddy.ActiveContext().AppIfConfigured("starpod"); err != nil {
-		return caddy.APIError{HTTPStatus: http.StatusNotFound, Message: "no starpod in the running configuration"}
+	return streamEvents(w, r, openStream)
+}
+
+// streamEvents sends records on the stream that open makes of an answer.
+func streamEvents(w http.ResponseWriter, r *http.Request, open func(http.ResponseWriter) (*eventStream, error)) error {
+	if err := checkView(r); err != nil {
+		return err
 	}
 	replay := uint64(0)
 	if text := r.URL.Query().Get("replay"); text != "" {
@@ -48,12 +53,24 @@ func serveEvents(w http.ResponseWriter, r *http.Request) error {
 	defer reader.close()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	stream, err := openStream(w)
+	stream, err := open(w)
 	if err != nil {
 		return caddy.APIError{HTTPStatus: http.StatusHTTPVersionNotSupported, Message: "ask by HTTP/1.1", Err: err}
 	}
-	defer stream.Close()
+	defer stream.close()
 	stream.run(reader)
+	return nil
+}
+
+// checkView reports a request that gets nothing of what there is to watch.
+func checkView(r *http.Request) error {
+	if r.Method != http.MethodGet {
+		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Message: "only GET"}
+	}
+	// Admin modules are provisioned before apps, so the app is looked up late.
+	if _, err := caddy.ActiveContext().AppIfConfigured("starpod"); err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusNotFound, Message: "no starpod in the running configuration"}
+	}
 	return nil
 }
 
@@ -65,7 +82,8 @@ func openStream(w http.ResponseWriter) (*eventStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &eventStream{Conn: conn, gone: make(chan struct{})}
+	gone := make(chan struct{})
+	s := &eventStream{out: conn, limit: conn.SetWriteDeadline, close: func() { _ = conn.Close() }, gone: gone}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -73,26 +91,31 @@ func openStream(w http.ResponseWriter) (*eventStream, error) {
 	header.Set("Connection", "close")
 	_, _ = io.WriteString(s, "HTTP/1.1 200 OK\r\n")
 	_ = header.Write(s)
-	_, _ = io.WriteString(s, "\r\nretry: 1000\n\n")
+	_, _ = io.WriteString(s, "\r\n"+streamStart)
 	go func() {
-		defer close(s.gone)
+		defer close(gone)
 		_, _ = io.Copy(io.Discard, rw.Reader) // ends with the client
 	}()
 	return s, nil
 }
 
-// eventStream is the connection to a client that watches.
+// streamStart asks clients to come back within a second.
+const streamStart = "retry: 1000\n\n"
+
+// eventStream is the way to a client that watches.
 type eventStream struct {
-	net.Conn
-	gone chan struct{} // closed with the client
-	err  error         // of the first write that failed
+	out   io.Writer
+	limit func(time.Time) error // for the next piece
+	close func()
+	gone  <-chan struct{} // closed with the client
+	err   error           // of the first write that failed
 }
 
 // Write gives the client its time for each piece.
 func (s *eventStream) Write(p []byte) (n int, err error) {
 	if s.err == nil {
-		_ = s.SetWriteDeadline(time.Now().Add(streamTimeout))
-		n, s.err = s.Conn.Write(p)
+		_ = s.limit(time.Now().Add(streamTimeout))
+		n, s.err = s.out.Write(p)
 	}
 	return n, s.err
 }
@@ -101,14 +124,16 @@ func (s *eventStream) Write(p []byte) (n int, err error) {
 func (s *eventStream) run(r *reader) {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	out := bufio.NewWriterSize(s, streamPiece)
 	for s.err == nil {
 		came, missed := r.take()
 		if missed > 0 {
-			s.send(missedRecord(missed))
+			sendRecord(out, missedRecord(missed))
 		}
 		for _, record := range came {
-			s.send(record)
+			sendRecord(out, record)
 		}
+		_ = out.Flush()
 		select {
 		case <-r.wake:
 		case <-s.gone:
@@ -119,14 +144,14 @@ func (s *eventStream) run(r *reader) {
 	}
 }
 
-func (s *eventStream) send(r handler.Record) {
+func sendRecord(out io.Writer, r handler.Record) {
 	text, err := json.Marshal(r) // without line breaks
 	if err != nil {
 		return
 	}
 	if r.ID != "" {
-		_, _ = fmt.Fprintf(s, "id: %s\ndata: %s\n\n", r.ID, text)
+		_, _ = fmt.Fprintf(out, "id: %s\ndata: %s\n\n", r.ID, text)
 		return
 	}
-	_, _ = fmt.Fprintf(s, "data: %s\n\n", text)
+	_, _ = fmt.Fprintf(out, "data: %s\n\n", text)
 }

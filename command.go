@@ -39,7 +39,7 @@ To see it at work, offline: caddy starpod demo`,
 			parent.AddCommand(
 				runCommand(), demoCommand(), demoClientCommand(),
 				keygenCommand(), sealCommand(), inspectCommand(),
-				envCommand(), statusCommand(), watchCommand(), doctorCommand(),
+				envCommand(), statusCommand(), watchCommand(), viewCommand(), doctorCommand(),
 			)
 		},
 	}

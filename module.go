@@ -8,11 +8,12 @@
 //
 //   - the app "starpod" ([App]): certificate authority, isolation, status;
 //   - http.handlers.starpod_secrets ([handler.Handler]): the proxy;
+//   - http.handlers.starpod_view ([View]): the live view, on a site;
 //   - tls.get_certificate.starpod ([CertGetter]): its certificates, for
 //     ordinary TLS policies;
 //   - caddy.listeners.starpod_transparent ([Transparent]) and the network
 //     starpod/<namespace>, for clients that know of no proxy;
-//   - admin.api.starpod ([Admin]): GET /starpod/status and GET /starpod/events;
+//   - admin.api.starpod ([Admin]): GET /starpod/, /starpod/status and /starpod/events;
 //   - the command `caddy starpod`.
 //
 // Go programs that want a proxy of their own, without a Caddy configuration,
@@ -32,12 +33,15 @@ func init() {
 	caddy.RegisterModule(Admin{})
 	caddy.RegisterModule(CertGetter{})
 	caddy.RegisterModule(handler.Handler{})
+	caddy.RegisterModule(View{})
 	caddy.RegisterModule(new(Transparent))
 	caddy.RegisterNetwork(networkName, listenNamespace)
 
 	httpcaddyfile.RegisterGlobalOption("starpod", parseGlobalOption)
 	httpcaddyfile.RegisterDirective("starpod_secrets", handler.ParseDirective)
 	httpcaddyfile.RegisterDirectiveOrder("starpod_secrets", httpcaddyfile.Before, "invoke")
+	httpcaddyfile.RegisterHandlerDirective("starpod_view", parseView)
+	httpcaddyfile.RegisterDirectiveOrder("starpod_view", httpcaddyfile.Before, "invoke") // behind the proxy
 
 	caddycmd.RegisterCommand(command())
 }

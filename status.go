@@ -17,6 +17,7 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 		Tier: a.currentTier(),
 		CA: CAStatus{
 			Fingerprint: authority.Fingerprint(),
+			NotBefore:   authority.Roots()[0].NotBefore.UTC().Format(time.RFC3339),
 			NotAfter:    authority.Roots()[0].NotAfter.UTC().Format(time.RFC3339),
 			Bundle:      a.bundle.Path,
 			SystemRoots: a.bundle.SystemRoots,

@@ -132,6 +132,8 @@ missing_packages() {
 	need test -x /lib/systemd/systemd
 	package=ca-certificates
 	need test -s /etc/ssl/certs/ca-certificates.crt
+	package=chromium
+	need have chromium
 	package="gcc libc6-dev"
 	need sh -c 'echo "#include <stdlib.h>" | gcc -fsyntax-only -x c -'
 	need_clients
