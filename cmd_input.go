@@ -25,15 +25,20 @@ func readValue(cmd *cobra.Command, keepNewline bool) (string, error) {
 		return "", fmt.Errorf("reading the value from standard input: %w", err)
 	}
 	if len(text) > tokens.MaxTokenLen {
-		return "", fmt.Errorf("the value has more than %d bytes, which no token holds", tokens.MaxTokenLen)
+		return "", errTooLong
 	}
-	value := string(text)
-	if !keepNewline {
-		if line, found := strings.CutSuffix(value, "\n"); found {
-			value = strings.TrimSuffix(line, "\r")
-		}
+	if keepNewline {
+		return string(text), nil
 	}
-	return value, nil
+	return trimLineBreak(string(text)), nil
+}
+
+// trimLineBreak removes one line break at the end, as editors and programs leave it.
+func trimLineBreak(text string) string {
+	if line, found := strings.CutSuffix(text, "\n"); found {
+		return strings.TrimSuffix(line, "\r")
+	}
+	return text
 }
 
 // askValue asks on a terminal. An interrupt ends the program, but not before the

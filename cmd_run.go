@@ -37,6 +37,8 @@ type runFlags struct {
 	rules                                  []handler.EgressRule
 	noIntercept, quiet, verbose            bool
 	attachFlags
+
+	sourceFiles []string // that values came from
 }
 
 func runCommand() *cobra.Command {
@@ -71,8 +73,8 @@ Isolation:
           ignores them reaches the network, but with tokens that are worth nothing
           there; and it can read the files that the user can.
   auto    the first of these that works; env with a warning.
-  In sealed and veth COMMAND finds the files of --env-file and --key-file, the
-  folder of --data-dir, and the default key's folder empty. It has no capabilities
+  In sealed and veth COMMAND finds the files of secrets and --key-file, the folder of
+  --data-dir, and the default key's folder empty. It has no capabilities
   and cannot gain any (sudo does not work), and inherits no open files but the
   standard ones. As root it can change no settings of the kernel, and open only
   the devices that every user may. Unix sockets in the file system, such as
@@ -112,7 +114,7 @@ Environment:
 
 func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.SetInterspersed(false) // what follows COMMAND is its own
-	flags.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` as above: NAME, NAME@HOST,... or NAME=VALUE@HOST,...; may be repeated")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "`SECRET` as above: NAME, NAME@HOST,..., NAME=file:PATH@HOST,... and so on; may be repeated")
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "`FILE` with secrets, one NAME=value a line; may be repeated")
 	flags.StringArrayVar(&f.keyFiles, "key-file", nil, "`FILE` with a master key to use in place of a fresh one; may be repeated: the first seals, all open")
 	flags.StringVar(&f.dataDir, "data-dir", "", "`FOLDER` that keeps the certificate authority from one run to the next (default a new one in memory); with --attach the data_dir of the running Caddy")
@@ -163,7 +165,7 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if _, err := exec.LookPath(args[0]); err != nil {
 		return notStarted(cmd, err)
 	}
-	secrets, plain, err := f.collect(log)
+	secrets, plain, err := f.collect(cmd.Context(), log)
 	if err != nil {
 		return err
 	}

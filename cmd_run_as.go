@@ -38,7 +38,7 @@ func (f *runFlags) commandUser(log *zap.Logger) (*netns.User, error) {
 // of --data-dir.
 func (f *runFlags) secretFiles() ([]string, error) {
 	files := []string{filepath.Dir(defaultKeyFile())}
-	for _, file := range slices.Concat(f.envFiles, f.keyFiles) {
+	for _, file := range slices.Concat(f.envFiles, f.keyFiles, f.sourceFiles) {
 		path, err := filepath.Abs(file)
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package starpod
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,12 @@ import (
 const secretSyntax = `Secrets:
   --secret NAME@HOST,...        the value of the environment variable NAME
   --secret NAME                 the same, with the hosts known for a well-known NAME
+  --secret NAME=file:PATH@HOST,...   what the file holds
+  --secret NAME=cmd:LINE@HOST,...    what the shell command LINE prints, such as
+                                'gh auth token', op read or vault kv get
   --secret NAME=VALUE@HOST,...  this value; an @ in it is fine, the last one counts
+  Files and commands are read once, before COMMAND starts, and lose a line break at
+  their end. Where no hosts are named or known, a terminal is asked for them.
   HOST is a host, *.example.com for any below it, either perhaps with :port. A
   single * as HOST lets any host receive the value. A value on the command line
   stays in the shell's history, and every local process can read it for a moment.
@@ -31,7 +37,7 @@ var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*`)
 
 // collect reads the secrets of all flags, and the plain NAME=value lines of env
 // files. No error of it holds a value, or what could be a misplaced one.
-func (f *runFlags) collect(log *zap.Logger) (secrets []tokens.Secret, plain []string, err error) {
+func (f *runFlags) collect(ctx context.Context, log *zap.Logger) (secrets []tokens.Secret, plain []string, err error) {
 	seen := map[string]bool{}
 	add := func(s tokens.Secret) error {
 		if seen[s.Name] {
@@ -45,11 +51,15 @@ func (f *runFlags) collect(log *zap.Logger) (secrets []tokens.Secret, plain []st
 		return nil
 	}
 	for _, text := range f.secrets {
-		secret, public, err := parseSecret(text, os.LookupEnv)
+		secret, public, err := parseSecret(text, os.LookupEnv, askHosts)
 		if err != nil {
 			return nil, nil, fmt.Errorf("--secret: %w", err)
 		}
-		if public {
+		if source := secret.Value.Reveal(); public && isSource(source) {
+			if secret.Value, err = f.readSource(ctx, source, "", log); err != nil {
+				return nil, nil, fmt.Errorf("--secret: %s: %w", secret.Name, err)
+			}
+		} else if public {
 			log.Warn("a value on the command line is public: it stays in the shell's history, and other processes may have read it; "+
 				"use --secret NAME@HOST with the value in the environment, or --env-file", zap.String("secret", secret.Name))
 		}
@@ -73,9 +83,12 @@ func (f *runFlags) collect(log *zap.Logger) (secrets []tokens.Secret, plain []st
 	return secrets, plain, nil
 }
 
+// hostBinder is bindHosts, or askHosts.
+type hostBinder func(name string, named []string) ([]string, error)
+
 // parseSecret reads NAME, NAME@HOSTS, NAME=VALUE@HOSTS or NAME=VALUE. public
-// says that the value was part of the text.
-func parseSecret(text string, lookup func(string) (string, bool)) (secret tokens.Secret, public bool, err error) {
+// says that the value, or what leads to it, was part of the text.
+func parseSecret(text string, lookup func(string) (string, bool), bind hostBinder) (secret tokens.Secret, public bool, err error) {
 	secret.Name = variableName.FindString(text)
 	rest := text[len(secret.Name):]
 	rest, public = strings.CutPrefix(rest, "=")
@@ -88,7 +101,7 @@ func parseSecret(text string, lookup func(string) (string, bool)) (secret tokens
 		named = splitList(rest[at+1:])
 		rest = rest[:at]
 	}
-	secret.Hosts, err = bindHosts(secret.Name, named)
+	secret.Hosts, err = bind(secret.Name, named)
 	switch {
 	case errors.Is(err, errNoHosts):
 		form := secret.Name
@@ -134,7 +147,7 @@ func readEnvFile(path string, log *zap.Logger) ([]envEntry, error) {
 		if e.plain {
 			continue
 		}
-		e.hosts, err = bindHosts(e.name, e.hosts)
+		e.hosts, err = askHosts(e.name, e.hosts)
 		if errors.Is(err, errNoHosts) {
 			err = fmt.Errorf("%w: write a line `# hosts: api.example.com` above it, or `# plain` if it is no secret", err)
 		}

@@ -46,7 +46,7 @@ func TestCmdRunReadsSecrets(t *testing.T) {
 		{text: "1hunter2=x@h.test", err: "write it as NAME"},
 		{text: "hunter2 x@h.test", err: "write it as NAME"},
 	} {
-		got, public, err := parseSecret(test.text, lookup)
+		got, public, err := parseSecret(test.text, lookup, bindHosts)
 		if test.err != "" {
 			if err == nil || !strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "ter2") {
 				t.Errorf("%q: got error %v, want %q without the value", test.text, err, test.err)
