@@ -35,10 +35,13 @@ type runFlags struct {
 	dataDir, upstream, isolation, logLevel string
 	user                                   string
 	rules                                  []handler.EgressRule
-	noIntercept, quiet, verbose            bool
+	noIntercept, quiet, verbose, noProject bool
 	attachFlags
 
-	sourceFiles []string // that values came from
+	sourceFiles    []string     // that values came from
+	projectEnv     *projectFile // .starpod.env, nil for none
+	projectSecrets []string     // of starpod.json
+	projectPath    string       // of starpod.json
 }
 
 func runCommand() *cobra.Command {
@@ -56,6 +59,7 @@ unless --key-file names one.
 
 ` + secretSyntax + `
 ` + envFileSyntax + `
+` + projectSyntax + `
 Where COMMAND may connect:
   The public internet is open; loopback, private and other special addresses are
   closed. --allow and --deny change that, with an address range (10.0.0.0/8), a
@@ -125,6 +129,7 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.upstream, "upstream", "", "`URL` of a proxy that all connections go through (default $"+upstreamVariable+")")
 	flags.StringVar(&f.isolation, "isolation", "auto", "how COMMAND is kept from going around the proxy: `auto|sealed|veth|env`")
 	flags.StringVar(&f.user, "user", "", "`NAME` or number of the user that COMMAND runs as, if root starts it (default who called sudo, else the same user)")
+	flags.BoolVar(&f.noProject, "no-project", false, "take nothing from .starpod.env and starpod.json")
 	flags.BoolVar(&f.noIntercept, "no-intercept", false, "tunnel https:// blindly; tokens then work towards http:// only")
 	flags.StringVar(&f.logLevel, "log-level", "warn", "least `LEVEL` of what is logged to standard error: debug, info, warn or error")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "the same as --log-level info, which tells of each token that was replaced")
@@ -164,6 +169,9 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	if _, err := exec.LookPath(args[0]); err != nil {
 		return notStarted(cmd, err)
+	}
+	if err := f.findApproved(cmd.Flags()); err != nil {
+		return err
 	}
 	secrets, plain, err := f.collect(cmd.Context(), log)
 	if err != nil {

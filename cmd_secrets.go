@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"regexp"
 	"runtime"
@@ -80,7 +81,13 @@ func (f *runFlags) collect(ctx context.Context, log *zap.Logger) (secrets []toke
 			}
 		}
 	}
-	return secrets, plain, nil
+	given := maps.Clone(seen)
+	for _, entry := range plain {
+		name, _, _ := strings.Cut(entry, "=")
+		given[name] = true
+	}
+	ofProject, err := f.collectProject(ctx, add, given, log)
+	return secrets, append(plain, ofProject...), err
 }
 
 // hostBinder is bindHosts, or askHosts.
@@ -138,9 +145,17 @@ func readEnvFile(path string, log *zap.Logger) ([]envEntry, error) {
 	if info, err := os.Stat(path); err == nil && othersMay(info) {
 		log.Warn("others can read the env file; run: chmod 600 "+path, zap.String("mode", info.Mode().String()))
 	}
-	entries, err := parseEnvFile(string(text))
+	entries, err := bindEnvFile(path, string(text))
 	if err != nil {
-		return nil, fmt.Errorf("--env-file: %s, %w", path, err)
+		return nil, fmt.Errorf("--env-file: %w", err)
+	}
+	return entries, nil
+}
+
+func bindEnvFile(path, text string) ([]envEntry, error) {
+	entries, err := parseEnvFile(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s, %w", path, err)
 	}
 	for i := range entries {
 		e := &entries[i]
@@ -155,7 +170,7 @@ func readEnvFile(path string, log *zap.Logger) ([]envEntry, error) {
 			err = errors.New("is empty: give it a value, or remove the line")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("--env-file: %s, line %d: %s: %w", path, e.line, e.name, err)
+			return nil, fmt.Errorf("%s, line %d: %s: %w", path, e.line, e.name, err)
 		}
 	}
 	return entries, nil

@@ -37,7 +37,7 @@ To see it at work, offline: caddy starpod demo`,
 				return cmd.Help()
 			}
 			parent.AddCommand(
-				runCommand(), demoCommand(), demoClientCommand(),
+				runCommand(), approveCommand(), demoCommand(), demoClientCommand(),
 				keygenCommand(), sealCommand(), inspectCommand(),
 				envCommand(), statusCommand(), watchCommand(), viewCommand(), doctorCommand(),
 			)
