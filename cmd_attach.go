@@ -47,6 +47,9 @@ func (f *runFlags) checkAttach(flags *pflag.FlagSet) error {
 			return errors.New("--" + name + " does not go with --attach: the running Caddy decides; write it into its Caddyfile")
 		}
 	}
+	if f.summary {
+		return errors.New("--summary does not go with --attach: caddy starpod watch tells what the running Caddy does")
+	}
 	if f.isolation == driverVeth {
 		return errors.New("--isolation veth does not go with --attach: use sealed, or join the namespace of a site that binds starpod/starpod-ns")
 	}

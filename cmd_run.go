@@ -36,6 +36,7 @@ type runFlags struct {
 	user                                   string
 	rules                                  []handler.EgressRule
 	noIntercept, quiet, verbose, noProject bool
+	printEnv, summary                      bool
 	attachFlags
 
 	sourceFiles    []string     // that values came from
@@ -100,7 +101,7 @@ Environment:
   caddy starpod run --env-file .env --allow 10.1.2.0/24 --trust company.pem -- ./deploy.sh
   caddy starpod run --attach --data-dir .starpod/db --secret GITHUB_TOKEN -- ./agent`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 && !f.printEnv {
 				return errors.New("name a command: caddy starpod run [flags] -- COMMAND [ARGS...]")
 			}
 			return nil
@@ -134,6 +135,8 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.logLevel, "log-level", "warn", "least `LEVEL` of what is logged to standard error: debug, info, warn or error")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "the same as --log-level info, which tells of each token that was replaced")
 	flags.BoolVar(&f.quiet, "quiet", false, "log nothing")
+	flags.BoolVar(&f.summary, "summary", false, "tell at the end, on standard error, which secrets were used, which hosts reached, and what was refused and how to mend it")
+	flags.BoolVar(&f.printEnv, "print-env", false, "print the variables that COMMAND would be given beside yours, and do not run it; a proxy that they name has ended by then")
 }
 
 // ruleFlag is --allow or --deny. Both append to one list, so their order stays.
@@ -167,6 +170,9 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if err := f.checkAttach(cmd.Flags()); err != nil {
 		return err
 	}
+	if len(args) == 0 {
+		args = os.Args[:1] // for --print-env, which runs nothing
+	}
 	if _, err := exec.LookPath(args[0]); err != nil {
 		return notStarted(cmd, err)
 	}
@@ -181,6 +187,17 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if f.summary {
+		config.summary = newRunSummary()
+		defer config.summary.write(cmd.ErrOrStderr(), secretNames(secrets)) // when the proxy has ended
+	}
+	return f.runWith(cmd, args, config, secrets, plain)
+}
+
+// runWith starts the proxy and runs the command.
+func (f *runFlags) runWith(cmd *cobra.Command, args []string, config Config, secrets []tokens.Secret, plain []string) error {
+	log := config.Logger
+	var err error
 	forward := catchSignals()
 	defer forward.stop()
 	child := childCommand(args)
@@ -216,6 +233,11 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 			return err
 		}
 	}
+	if f.printEnv {
+		env = mergeEnv(proxy.commandEnv(env), proxy.environ(proxy.clientURL(config.first)))
+		printEnv(cmd.OutOrStdout(), os.Environ(), env)
+		return nil
+	}
 	if err := proxy.startCommand(cmd.Context(), child, env, config.first); err != nil {
 		return notStarted(cmd, err)
 	}
@@ -245,6 +267,14 @@ func sealFirst(child *exec.Cmd, c Config) (*candidate, error) {
 		return nil, err
 	}
 	return &candidate{cell: cell, err: cell.Start()}, nil
+}
+
+func secretNames(secrets []tokens.Secret) []string {
+	names := make([]string, len(secrets))
+	for i, s := range secrets {
+		names[i] = s.Name
+	}
+	return names
 }
 
 // tellTier warns of a command that can go around the proxy although nobody chose

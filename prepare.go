@@ -79,6 +79,18 @@ func (h *Handle) startCommand(ctx context.Context, cmd *exec.Cmd, env []string, 
 	return cmd.Start()
 }
 
+// clientURL is where the command finds the proxy that first has a namespace for, if
+// there is one.
+func (h *Handle) clientURL(first *candidate) string {
+	switch {
+	case h.Tier.Level == 0:
+		return h.proxyURL()
+	case h.Tier.Driver == driverSealed && h.remote == nil:
+		return "http://" + first.outlet.ProxyAddr().String()
+	}
+	return "http://" + h.inside.String()
+}
+
 // commandEnv is the environment that a command would have without a proxy.
 func (h *Handle) commandEnv(env []string) []string {
 	if env == nil {

@@ -82,6 +82,7 @@ type Config struct {
 	keys        *tokens.Keyring // in place of MasterKey
 	first       *candidate      // the command that is to come first; may be nil
 	leaveOthers bool            // what killed proxies have left stays
+	summary     *runSummary     // of what commands do; may be nil
 	attach      bool            // to a running Caddy, in place of a proxy of one's own
 }
 
@@ -93,6 +94,7 @@ type Handle struct {
 	Namespace string // path of the namespace that commands share; "" where each has its own, or none
 
 	log      *zap.Logger
+	summary  *runSummary // may be nil
 	keys     *tokens.Keyring
 	proxy    *handler.Proxy
 	server   *http.Server
@@ -120,7 +122,7 @@ func Start(ctx context.Context, c Config) (*Handle, error) {
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
-	h := &Handle{log: c.Logger, runAs: c.User, hide: c.Hide}
+	h := &Handle{log: c.Logger, summary: c.summary, runAs: c.User, hide: c.Hide}
 	if c.DataDir != "" {
 		h.hide = append(slices.Clone(h.hide), c.DataDir)
 	}
@@ -192,6 +194,9 @@ func (c Config) newProxy(keys *tokens.Keyring) (*handler.Proxy, error) {
 		Limits: c.Limits, OneClient: !c.Open, // its commands can take any address of their namespace
 		Log:   c.Logger,
 		Audit: c.Logger.Named("audit"),
+	}
+	if c.summary != nil {
+		proxy.Watch = c.summary.watch
 	}
 	if c.Upstream != "" {
 		if proxy.Egress.Upstream, err = handler.ParseUpstream(c.Upstream); err != nil {
@@ -287,6 +292,8 @@ func (h *Handle) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refusal.Write(w)
 	case err != nil:
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+	default:
+		h.summary.reached(r, h.proxy.Authority == nil)
 	}
 }
 
