@@ -1,0 +1,294 @@
+package starpod
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/spf13/cobra"
+)
+
+// block is a fenced block of a page.
+type block struct {
+	page, language, text string
+	line                 int
+}
+
+func (b block) name() string { return fmt.Sprintf("%s_line_%d", filepath.Base(b.page), b.line) }
+
+// pages are those for users, by their path.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("docs/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no pages in docs: %v", err)
+	}
+	texts := make(map[string]string)
+	for _, file := range append(files, "README.md", "SECURITY.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[file] = string(text)
+	}
+	return texts
+}
+
+// blocks are those of all pages in a language.
+func blocks(t *testing.T, language string) (found []block) {
+	t.Helper()
+	for page, text := range pages(t) {
+		inside, number := false, 0
+		var current block
+		for line := range strings.Lines(text) {
+			number++
+			fence, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
+			switch {
+			case isFence && inside:
+				inside = false
+				if current.language == language {
+					found = append(found, current)
+				}
+			case isFence:
+				inside, current = true, block{page: page, language: fence, line: number}
+			case inside:
+				current.text += line
+			}
+		}
+		if inside {
+			t.Errorf("%s, line %d: the block is not closed", page, current.line)
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("no blocks in %s", language)
+	}
+	return found
+}
+
+// grammar is what stands for something in a syntax, and an example of it.
+var grammar = strings.NewReplacer(
+	"[@matcher] ", "", "[<key file>...] ", "", "[<older file>...]", "old.key", "[<name>]", "starpod-ns",
+	"auto | veth | sealed | env", "auto", "strip | deny | pass", "strip", "pass | strip | deny", "pass",
+	"replace | strip | deny", "replace", "on | off", "on",
+	"<per client> [<in all>]", "10 40", "<number>", "10", "<size>", "1MiB", "<duration>", "10s",
+	"<cidr|host|private_ranges>...", "private_ranges a.test", "<cidr|host>...", "10.0.0.0/8", "<host>...", "a.test *.b.test",
+	"<pem file>...", "root.pem", "<proxy url>", "http://proxy.test:3128", "issuer <name> ...", "issuer internal",
+	"<user> <bcrypt hash>", "agent $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG",
+	"<folder>", "data", "<file>", "key", "host_interface <name>", "host_interface sp-x", "peer_interface <name>", "peer_interface sp-y", "<range>", "10.200.1.0/24", "<port>...", "80 443",
+)
+
+// wholeCaddyfile puts a fragment into the place that it is for.
+func wholeCaddyfile(text string) string {
+	text = grammar.Replace(text)
+	first := strings.TrimSpace(strings.TrimLeft(text, "\n"))
+	switch {
+	case strings.HasPrefix(first, "starpod_secrets"):
+		return ":8080 {\n" + text + "}\n"
+	case strings.HasPrefix(first, "egress"), strings.HasPrefix(first, "limits"):
+		return ":8080 {\nstarpod_secrets key {\n" + text + "}\n}\n"
+	case strings.HasPrefix(first, "{") && !regexp.MustCompile(`(?m)^[^\s{}#].*\{`).MatchString(text):
+		return text + ":8080 {\nstarpod_secrets key\n}\n"
+	}
+	return text
+}
+
+// TestPagesCaddyfile adapts every Caddyfile in the pages, and provisions it.
+func TestPagesCaddyfile(t *testing.T) {
+	for _, b := range blocks(t, "caddyfile") {
+		t.Run(b.name(), func(t *testing.T) {
+			whole := string(caddyfile.Format([]byte(wholeCaddyfile(b.text))))
+			text, config := adapt(t, whole)
+			if config == nil {
+				t.Fatalf("got %s, want it to adapt:\n%s", text, whole)
+			}
+			validate(t, config)
+		})
+	}
+}
+
+// otherCommands may stand in a block besides ours. What they do is not checked.
+var otherCommands = []string{"curl", "export", "eval", "sha256sum", "go", "xcaddy", "sudo", "systemctl", "docker", "cp", "sed", "install", "mkdir", "chmod", "cd", "git"}
+
+// TestPagesShell reads every command of ours in the pages as cobra does: it must
+// exist, and so must its flags. Of make, the targets must.
+func TestPagesShell(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range blocks(t, "sh") {
+		t.Run(b.name(), func(t *testing.T) {
+			for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", " ")) {
+				words := shellWords(line)
+				for len(words) > 0 && assignment.MatchString(words[0]) {
+					if strings.Contains(words[0], "$(") {
+						words = nil // of ours, see below
+						break
+					}
+					words = words[1:]
+				}
+				if len(words) == 0 {
+					continue
+				}
+				switch name := filepath.Base(words[0]); {
+				case name == "make":
+					for _, target := range words[1:] {
+						if strings.HasPrefix(target, "&&") {
+							break
+						}
+						if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(target) + `:`).Match(makefile) {
+							t.Errorf("make %s: the Makefile has no such target", target)
+						}
+					}
+				case name != "caddy" && !slices.Contains(otherCommands, name):
+					t.Errorf("got the command %q, which this test does not know", words[0])
+				}
+			}
+			checkOurCommands(t, b.text)
+		})
+	}
+}
+
+// TestPagesInlineCommands checks what the text between the blocks tells to type.
+func TestPagesInlineCommands(t *testing.T) {
+	span := regexp.MustCompile("`([^`\n]*caddy starpod [^`\n]*)`")
+	placeholder := regexp.MustCompile(` ?\[[A-Z]+\]| …`)
+	n := 0
+	for page, text := range pages(t) {
+		for _, found := range span.FindAllStringSubmatch(text, -1) {
+			t.Run(filepath.Base(page), func(t *testing.T) { checkOurCommands(t, placeholder.ReplaceAllString(found[1], "")) })
+			n++
+		}
+	}
+	if n < 10 {
+		t.Errorf("got %d commands in the text, want those of the table", n)
+	}
+}
+
+// checkOurCommands parses each `caddy starpod` in a text.
+func checkOurCommands(t *testing.T, text string) {
+	t.Helper()
+	parts := strings.Split(strings.ReplaceAll(text, "\\\n", " "), "caddy starpod ")
+	for _, rest := range parts[1:] {
+		words := shellWords(rest)
+		parent := &cobra.Command{Use: "starpod"}
+		command().CobraFunc(parent)
+		parent.InitDefaultHelpCmd()
+		cmd, args, err := parent.Find(words)
+		if err != nil || cmd == parent && (len(words) == 0 || words[0] != "--help") {
+			t.Errorf("caddy starpod %s: there is no such command (%v)", words, err)
+			continue
+		}
+		if slices.Contains(args, "--help") {
+			continue
+		}
+		if err := cmd.ParseFlags(args); err != nil {
+			t.Errorf("caddy starpod %s: %v", words, err)
+			continue
+		}
+		// In the text a command may be named without what it is for.
+		if left := cmd.Flags().Args(); len(left) > 0 {
+			if err := cmd.ValidateArgs(left); err != nil {
+				t.Errorf("caddy starpod %s: %v", words, err)
+			}
+		}
+	}
+}
+
+// shellWords are those of the first simple command of a text, without what is
+// redirected. Quotes are understood, nothing else.
+func shellWords(text string) (words []string) {
+	var word strings.Builder
+	var quote rune
+	begun := false
+	end := func() {
+		if begun {
+			words = append(words, word.String())
+		}
+		word.Reset()
+		begun = false
+	}
+	for _, c := range text {
+		switch {
+		case quote != 0:
+			if c == quote {
+				quote = 0
+				continue
+			}
+			word.WriteRune(c)
+		case c == '\'' || c == '"':
+			quote, begun = c, true
+		case strings.ContainsRune("\n|;&<>)", c), c == '#' && !begun:
+			end()
+			return words
+		case c == ' ' || c == '\t':
+			end()
+		default:
+			word.WriteRune(c)
+			begun = true
+		}
+	}
+	end()
+	return words
+}
+
+// TestPagesLinks follows the links from page to page.
+func TestPagesLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)\s]*)?\)|<img[^>]* src="([^"]+)"`)
+	for page, text := range pages(t) {
+		for _, found := range link.FindAllStringSubmatch(text, -1) {
+			target := found[1] + found[3]
+			if strings.Contains(target, "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), target)); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", page, target)
+			}
+		}
+	}
+}
+
+// TestPagesShellRuns executes what the README says to type, with a curl that says
+// what it was given.
+func TestPagesShellRuns(t *testing.T) {
+	t.Parallel()
+	ran := 0
+	for _, b := range blocks(t, "sh") {
+		if b.page != "README.md" || !strings.Contains(b.text, "./caddy starpod") || strings.Contains(b.text, "--attach") {
+			continue // --attach is tested where there is a server
+		}
+		ran++
+		t.Run(b.name(), func(t *testing.T) {
+			t.Parallel()
+			dir, bin := t.TempDir(), t.TempDir()
+			if err := os.Symlink(self(t), filepath.Join(dir, "caddy")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(bin, "curl"), []byte("#!/bin/sh\necho curl \"$@\"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			key := typed{args: []string{"keygen", ".starpod/db/.vault_key"}, dir: dir}
+			if err := os.MkdirAll(filepath.Join(dir, ".starpod/db"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			key.succeed(t)
+			if err := os.WriteFile(filepath.Join(dir, "secret.txt"), []byte("ghp_your_real_token"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := typed{dir: dir, env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")}}.prepare(t)
+			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-eu", "-c", b.text}
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "starpod:v1:") || strings.Contains(string(out), "ghp_your_real_token") {
+				t.Errorf("got %s (%v), want curl to be given a token", out, err)
+			}
+		})
+	}
+	if ran < 2 {
+		t.Errorf("got %d blocks that run, want those of both ways to use it", ran)
+	}
+}
