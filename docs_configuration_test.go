@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -166,4 +167,72 @@ func TestPagesProject(t *testing.T) {
 			t.Errorf("%s: got %s (%v), want its secrets", b.name(), out.String(), err)
 		}
 	}
+}
+
+// TestPagesTroubleshooting: every rule that refuses has its row, and what a row quotes
+// is what the program says.
+func TestPagesTroubleshooting(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusals, err := os.ReadFile("handler/refusal.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := make(map[string]bool)
+	for _, rule := range regexp.MustCompile(`(?m)^\tRule[A-Z]\w+ *= "(\w+)"`).FindAllStringSubmatch(string(refusals), -1) {
+		known[rule[1]] = true
+		if !strings.Contains(string(page), "\n| `"+rule[1]+"` | ") {
+			t.Errorf("the rule %s has no row", rule[1])
+		}
+	}
+	if len(known) < 18 {
+		t.Fatalf("got %d rules, want all constants", len(known))
+	}
+	source := ownSource(t)
+	rows := 0
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(line, " | ")
+		if !strings.HasPrefix(line, "| `") || strings.HasPrefix(line, "| `rule`") || len(cells) < 2 {
+			continue
+		}
+		said := strings.TrimPrefix(cells[0], "| ")
+		if name := strings.Trim(said, "`"); len(cells) == 5 {
+			if said = cells[2]; !known[name] {
+				t.Errorf("the page has the rule %s, the code has not", name)
+			}
+		}
+		rows++
+		if text := strings.Trim(said, "`"); !strings.Contains(source, text) {
+			t.Errorf("the page says %q, the program nowhere", text)
+		}
+	}
+	if rows < 25 {
+		t.Errorf("got %d rows, want those of all tables", rows)
+	}
+}
+
+// ownSource is the text of all of the program.
+func ownSource(t *testing.T) string {
+	t.Helper()
+	var source strings.Builder
+	for _, pattern := range []string{"*.go", "handler/*.go", "netns/*.go", "tokens/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source.Write(text)
+		}
+	}
+	return strings.ReplaceAll(source.String(), "\\n", "\n")
 }
