@@ -85,6 +85,9 @@ var grammar = strings.NewReplacer(
 // wholeCaddyfile puts a fragment into the place that it is for.
 func wholeCaddyfile(text string) string {
 	text = grammar.Replace(text)
+	if !strings.Contains(text, "generate_key") {
+		text = strings.ReplaceAll(text, ".starpod/db/.vault_key", "key") // which is there
+	}
 	first := strings.TrimSpace(strings.TrimLeft(text, "\n"))
 	switch {
 	case strings.HasPrefix(first, "starpod_secrets"):
