@@ -36,6 +36,7 @@ func (h *Handle) attach(ctx context.Context, c Config, path, site string) (err e
 		return err
 	}
 	h.hide = append(h.hide, greeting.Hide...)
+	removeAbandoned(os.TempDir())
 	if err := h.makeFolder(); err != nil {
 		return err
 	}

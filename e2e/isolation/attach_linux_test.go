@@ -448,7 +448,7 @@ func (w *world) testAttachedByEnvironment(t *testing.T) {
 	if got := h.do(t, through); got != "200" || w.api.Last(t).Header.Get("X-Key") != canary {
 		t.Errorf("got %q through %s, want 200 and the value", got, proxy)
 	}
-	if got := h.do(t, through+` -x http://`+s.site); !strings.Contains(got, "407") {
+	if got := h.do(t, strings.ReplaceAll(through, "http_code", "http_connect")+` -x http://`+s.site); !strings.Contains(got, "407") {
 		t.Errorf("without credentials: got %q, want 407", got)
 	}
 	h.in.Close()
