@@ -72,7 +72,7 @@ func blocks(t *testing.T, language string) (found []block) {
 
 // grammar is what stands for something in a syntax, and an example of it.
 var grammar = strings.NewReplacer(
-	"[@matcher] ", "", "[<key file>...] ", "", "[<older file>...]", "old.key", "[<name>]", "starpod-ns",
+	"[@matcher] ", "", " [<matcher>]", "", "[<key file>...] ", "", "[<older file>...]", "old.key", "[<name>]", "starpod-ns",
 	"auto | veth | sealed | env", "auto", "strip | deny | pass", "strip", "pass | strip | deny", "pass",
 	"replace | strip | deny", "replace", "on | off", "on",
 	"<per client> [<in all>]", "10 40", "<number>", "10", "<size>", "1MiB", "<duration>", "10s",
@@ -102,6 +102,7 @@ func wholeCaddyfile(text string) string {
 
 // TestPagesCaddyfile adapts every Caddyfile in the pages, and provisions it.
 func TestPagesCaddyfile(t *testing.T) {
+	t.Setenv("VIEW_HASH", "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG")
 	for _, b := range blocks(t, "caddyfile") {
 		t.Run(b.name(), func(t *testing.T) {
 			whole := string(caddyfile.Format([]byte(wholeCaddyfile(b.text))))

@@ -206,7 +206,7 @@ const systemdDropIn = `[Service]
 ExecStart=
 ExecStart=/bin/sh ` + tenantDir + `/run.sh
 ExecStopPost=/bin/sh -c 'echo $SERVICE_RESULT >&2'
-Environment=TOKEN=%s
+Environment=TOKEN=%s HOME=/
 StandardOutput=file:/run/agent.out
 StandardError=file:/run/agent.err
 `
