@@ -19,6 +19,7 @@ import (
 
 	"github.com/starpod/caddy-starpod/ca"
 	"github.com/starpod/caddy-starpod/handler"
+	"github.com/starpod/caddy-starpod/internal/heap"
 )
 
 // App is what all proxies of a configuration share: the certificate authority
@@ -147,6 +148,7 @@ func (a *App) Start() error {
 	}
 	a.level.Store(int32(a.tier.Level))
 	a.logger.Info(a.tier.Line)
+	heap.Tune()
 	return nil
 }
 

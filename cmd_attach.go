@@ -7,6 +7,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/pflag"
+
+	"github.com/starpod/caddy-starpod/internal/heap"
 )
 
 const attachSyntax = `Attaching:
@@ -59,6 +61,7 @@ func (f *runFlags) checkAttach(flags *pflag.FlagSet) error {
 // proxy starts one, or attaches to one.
 func (f *runFlags) proxy(ctx context.Context, c Config) (*Handle, error) {
 	if !f.attach {
+		heap.Tune()
 		return Start(ctx, c)
 	}
 	path := f.socket

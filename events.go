@@ -3,6 +3,7 @@ package starpod
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -41,7 +42,7 @@ func emitEvents(ctx caddy.Context, logger *zap.Logger) error {
 
 // Handle implements caddyevents.Handler.
 func (e *emitter) Handle(context.Context, caddy.Event) error {
-	go e.run(records.openEmitter())
+	go e.run(records.openEmitter(hasEvent))
 	return nil
 }
 
@@ -62,6 +63,18 @@ func (e *emitter) run(r *reader) {
 			return
 		}
 	}
+}
+
+// hasEvent reports whether record may emit something. Of most requests there is
+// nothing to emit.
+func hasEvent(r handler.Record) bool {
+	switch r.Kind {
+	case handler.KindTokens:
+		return slices.ContainsFunc(r.Tokens, func(t handler.TokenRecord) bool { return t.Action == tokens.Stripped.String() })
+	case handler.KindRefused:
+		return r.Rule == handler.RuleEgress || r.Rule == handler.RuleSelf
+	}
+	return r.Kind == handler.KindNamespaceLost
 }
 
 // record emits what there is to emit of a record.

@@ -43,6 +43,9 @@ type reader struct {
 	at    uint64
 	until uint64        // where it ends; 0: nowhere
 	wake  chan struct{} // told of a record
+
+	// wants says which records it is woken for. nil: for all.
+	wants func(handler.Record) bool
 }
 
 // publish keeps a record and wakes who watches.
@@ -57,6 +60,10 @@ func (h *hub) publish(r handler.Record) {
 	h.ring[h.next%maxRecords] = r
 	h.next++
 	for reader := range h.readers {
+		if reader.at == h.next-1 && reader.wants != nil && !reader.wants(r) {
+			reader.at++ // as if it had read it: waking it for each request costs as much as parsing one
+			continue
+		}
 		select {
 		case reader.wake <- struct{}{}:
 		default: // it has been told already
@@ -99,15 +106,16 @@ func (h *hub) open(after string, replay uint64) *reader {
 	return h.add(at)
 }
 
-// openEmitter begins with what is to come, where the emitter before ends: of two
-// configurations that overlap, one emits.
-func (h *hub) openEmitter() *reader {
+// openEmitter begins with what is to come of what wants, where the emitter before
+// ends: of two configurations that overlap, one emits.
+func (h *hub) openEmitter(wants func(handler.Record) bool) *reader {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if n := len(h.emitters); n > 0 {
 		h.emitters[n-1].until = h.next
 	}
 	r := h.add(h.next)
+	r.wants = wants
 	h.emitters = append(h.emitters, r)
 	return r
 }

@@ -75,7 +75,7 @@ func TestHubHoldsNobodyUp(t *testing.T) {
 
 func TestHubBoundsReaders(t *testing.T) {
 	h := newHub()
-	h.openEmitter() // counts for itself
+	h.openEmitter(nil) // counts for itself
 	var last *reader
 	for i := range maxReaders {
 		if last = h.open("", 0); last == nil {
@@ -94,9 +94,9 @@ func TestHubBoundsReaders(t *testing.T) {
 // TestHubHandsEmittingOver: each record is of one emitter.
 func TestHubHandsEmittingOver(t *testing.T) {
 	h := newHub()
-	before := h.openEmitter()
+	before := h.openEmitter(nil)
 	h.publish(handler.Record{Message: "1"})
-	after := h.openEmitter()
+	after := h.openEmitter(nil)
 	h.publish(handler.Record{Message: "2"})
 	if got := summary(before); got != "missed 0, got 1: 1 to 1" {
 		t.Errorf("the emitter before: got %s, want the first record", got)
@@ -104,7 +104,7 @@ func TestHubHandsEmittingOver(t *testing.T) {
 	if got := summary(after); got != "missed 0, got 1: 2 to 2" {
 		t.Errorf("the emitter after: got %s, want the second record", got)
 	}
-	failed := h.openEmitter()
+	failed := h.openEmitter(nil)
 	failed.close()
 	h.publish(handler.Record{Message: "3"})
 	if got := summary(after); got != "missed 0, got 1: 3 to 3" {

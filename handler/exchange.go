@@ -31,6 +31,8 @@ type exchange struct {
 	// request because their names hold "_" or ".". Inside a tunnel they are
 	// none of Caddy's business and are put back.
 	dropped http.Header
+
+	outcome Outcome
 }
 
 type exchangeKey struct{}

@@ -16,6 +16,9 @@ type Outcome struct {
 type outcomeKey struct{}
 
 func outcomeFrom(ctx context.Context) *Outcome {
+	if ex := exchangeFrom(ctx); ex != nil {
+		return &ex.outcome
+	}
 	o, _ := ctx.Value(outcomeKey{}).(*Outcome)
 	return o
 }
@@ -28,7 +31,11 @@ func (h *Handler) withPlaceholders(r *http.Request) *http.Request {
 	if !ok {
 		return r
 	}
-	outcome := new(Outcome)
+	outcome := outcomeFrom(r.Context())
+	if outcome == nil {
+		outcome = new(Outcome)
+		r = r.WithContext(context.WithValue(r.Context(), outcomeKey{}, outcome))
+	}
 	repl.Map(func(key string) (any, bool) {
 		switch key {
 		case "http.starpod.replaced":
@@ -47,5 +54,5 @@ func (h *Handler) withPlaceholders(r *http.Request) *http.Request {
 		}
 		return nil, false
 	})
-	return r.WithContext(context.WithValue(r.Context(), outcomeKey{}, outcome))
+	return r
 }

@@ -11,6 +11,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/starpod/caddy-starpod/ca"
+	"github.com/starpod/caddy-starpod/internal/heap"
 	"github.com/starpod/caddy-starpod/tokens"
 	"go.uber.org/zap"
 )
@@ -119,6 +120,7 @@ func (p *Proxy) Close(ctx context.Context) error {
 // if any, is a *Refusal that nobody has written yet.
 func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, reenter http.Handler, next NextFunc) (served bool, err error) {
 	p.Init()
+	heap.Used()
 	ex, from := exchangeFrom(r.Context()), originFrom(r.Context())
 	dest := Destination{}
 	switch {

@@ -1,0 +1,122 @@
+// Package heap tunes Go's garbage collector to a proxy, which holds little and
+// allocates much: while requests come, the heap may grow to [Floor] before it is
+// collected, and when none come any more, what is free is given back to the
+// operating system. It works on the whole process, and not at all where the
+// environment variable GOGC says how the collector is to work.
+package heap
+
+import (
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// Floor is how large the heap becomes before it is collected, in bytes. Go
+	// alone would collect one of 5 MB, which is what a proxy without clients holds,
+	// each time it has doubled: some ten times a second under load.
+	Floor = 32 << 20
+
+	// Quiet is how long nothing is asked for until memory is given back.
+	Quiet = 250 * time.Millisecond
+
+	// worth is how many bytes must be free or unused for that.
+	worth = 4 << 20
+
+	// halvings is how often stacks are halved that have become too large: what waits
+	// has mostly done work that needed more, and a collection halves it once.
+	halvings = 2
+
+	// standard is Go's own setting: the heap may double.
+	standard = 100
+)
+
+var (
+	tune   sync.Once
+	tuned  atomic.Bool
+	used   atomic.Bool // since the timer looked last
+	armed  atomic.Bool
+	before int // the setting in force, of adjust alone
+)
+
+// Tune begins to work on the process. It does so once, whoever calls it.
+func Tune() {
+	tune.Do(func() {
+		if os.Getenv("GOGC") != "" {
+			return
+		}
+		tuned.Store(true)
+		adjust()
+		everyCycle()
+	})
+}
+
+// Used says that the process works. It costs next to nothing.
+func Used() {
+	if !tuned.Load() {
+		return
+	}
+	if !used.Load() { // a store for each request would be shared by all cores
+		used.Store(true)
+	}
+	if !armed.Load() && armed.CompareAndSwap(false, true) {
+		time.AfterFunc(Quiet, look)
+	}
+}
+
+// look gives memory back if nothing has been used since it looked last.
+func look() {
+	if used.Swap(false) {
+		time.AfterFunc(Quiet, look)
+		return
+	}
+	armed.Store(false)
+	if read(held)+read(stacks)-read(live) >= worth {
+		for range halvings {
+			runtime.GC()
+		}
+		debug.FreeOSMemory()
+	}
+}
+
+// everyCycle calls adjust after each collection from now on: an object that nobody
+// knows is collected with the next.
+func everyCycle() {
+	// As large as not to share its place with others (runtime.AddCleanup).
+	runtime.AddCleanup(new([64]byte), func(struct{}) {
+		adjust()
+		everyCycle()
+	}, struct{}{})
+}
+
+// adjust makes the next collection begin at Floor, or where Go would begin it if
+// that is more. The setting is in percent of what has to be looked through.
+func adjust() {
+	percent := standard
+	if alive := read(live); alive < Floor {
+		scanned := alive + read(stacks) + read(globals)
+		percent = max(standard, int((Floor-alive)*100/max(scanned, 1)))
+	}
+	if difference := percent - before; difference*difference > 25 { // it stops the world
+		before = percent
+		debug.SetGCPercent(percent)
+	}
+}
+
+// Metrics of the runtime, in bytes.
+const (
+	live    = "/gc/heap/live:bytes" // found alive by the last collection
+	stacks  = "/gc/scan/stack:bytes"
+	globals = "/gc/scan/globals:bytes"
+	held    = "/memory/classes/heap/objects:bytes"
+)
+
+func read(name string) int64 {
+	sample := []metrics.Sample{{Name: name}}
+	metrics.Read(sample)
+	return int64(sample[0].Value.Uint64())
+}
