@@ -120,8 +120,8 @@ func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
 	if err != nil {
 		return err
 	}
-	if original.size != length {
-		return errBody(io.ErrUnexpectedEOF)
+	if err := original.complete(length); err != nil {
+		return err
 	}
 	if s.Result.Replaced+s.Result.Stripped == 0 {
 		replay(out, length, original.reader)

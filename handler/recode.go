@@ -34,8 +34,8 @@ func (f *forwarding) swapCoded(out *http.Request, form bodyForm, applied []strin
 	if _, err := io.Copy(original, clientReader{out.Body}); err != nil {
 		return err
 	}
-	if length >= 0 && original.size != length {
-		return errBody(io.ErrUnexpectedEOF)
+	if err := original.complete(length); err != nil {
+		return err
 	}
 	swapped, err := f.recode(out.Context(), original, form, applied)
 	if err != nil {
