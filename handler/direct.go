@@ -136,7 +136,8 @@ func (t *directTransport) connect(ctx context.Context, dest Destination) (*direc
 	if dest.Scheme == "https" {
 		config := t.tls.Clone()
 		config.ServerName, config.NextProtos = dest.Host, []string{"http/1.1"}
-		secure := tls.Client(raw, config)
+		c.gather = &gatherer{Conn: raw}
+		secure := tls.Client(c.gather, config)
 		ctx, cancel := context.WithTimeout(ctx, upstreamHandshake)
 		defer cancel()
 		if err := secure.HandshakeContext(ctx); err != nil {
@@ -154,7 +155,8 @@ type directConn struct {
 	pool   *idlePool
 	dest   Destination
 	raw    net.Conn
-	conn   net.Conn // raw, or the TLS on it
+	conn   net.Conn  // raw, or the TLS on it
+	gather *gatherer // between the two
 	reader *bufio.Reader
 	left   int64 // how much header may still come, in bytes; 0 while there is no limit
 	since  time.Time
@@ -182,8 +184,12 @@ func (c *directConn) Read(p []byte) (int, error) {
 }
 
 // Write writes to the destination, for the request.
-func (c *directConn) Write(p []byte) (int, error) {
-	n, err := c.conn.Write(p)
+func (c *directConn) Write(p []byte) (n int, err error) {
+	if c.gather != nil && len(p) > tlsRecord {
+		n, err = c.gather.write(c.conn, p)
+	} else {
+		n, err = c.conn.Write(p)
+	}
 	if n > 0 {
 		c.wrote.Store(true)
 	}
@@ -293,14 +299,18 @@ func (b *bodyErrors) Read(p []byte) (int, error) {
 }
 
 func (c *directConn) write(req *http.Request) error {
-	w := writers.Get().(*bufio.Writer)
+	pool := &writers
+	if c.writing != nil {
+		pool = &bodyWriters
+	}
+	w := pool.Get().(*bufio.Writer)
 	w.Reset(c)
 	err := req.Write(w)
 	if err == nil {
 		err = w.Flush()
 	}
 	w.Reset(nil)
-	writers.Put(w)
+	pool.Put(w)
 	return err
 }
 
@@ -331,8 +341,12 @@ func (c *directConn) receive(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// writers are shared by all connections: between requests none needs one.
-var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, transportBuffer) }}
+// writers are shared by all connections: between requests none needs one. Those for
+// bodies hold what four reads of a body bring.
+var (
+	writers     = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, tlsRecord) }}
+	bodyWriters = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4*tlsRecord) }}
+)
 
 // directBody is the body of an answer. With its end the connection is free for the
 // next exchange.

@@ -39,7 +39,7 @@ const (
 	idleConnTimeout       = 90 * time.Second
 	upstreamHandshake     = 10 * time.Second
 	expectContinueTimeout = 5 * time.Second
-	transportBuffer       = 16 << 10 // one TLS record
+	tlsRecord             = 16 << 10 // how much a record of TLS carries at most
 )
 
 // upstream holds the connections towards destinations: HTTP/1 for clients that
@@ -79,8 +79,8 @@ func (u *upstream) transport(o EgressOptions, h2 bool) *http.Transport {
 		MaxIdleConnsPerHost:   idlePerHost,
 		IdleConnTimeout:       idleConnTimeout,
 		ExpectContinueTimeout: expectContinueTimeout,
-		ReadBufferSize:        transportBuffer,
-		WriteBufferSize:       transportBuffer,
+		ReadBufferSize:        tlsRecord,
+		WriteBufferSize:       tlsRecord,
 	}
 	if u.proxy != nil {
 		t.Proxy = http.ProxyURL(u.proxy)

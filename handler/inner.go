@@ -58,6 +58,7 @@ func newInnerServer(p *Proxy) *innerServer {
 	// of a new tunnel.
 	s.nearby = s.tls.Clone()
 	s.nearby.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
+	s.nearby.DynamicRecordSizingDisabled = true // no packet of theirs is late
 	s.server = s.newServer()
 	go func() { _ = s.server.Serve(s) }()
 	return s
