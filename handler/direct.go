@@ -247,7 +247,7 @@ func (c *directConn) send(req *http.Request) (*http.Response, error) {
 		if w.err = c.write(&out); w.err == nil {
 			return
 		}
-		if w.ofBody = body.err; w.ofBody != nil {
+		if w.ofBody = body.seen(); w.ofBody != nil {
 			_ = c.raw.Close() // the destination must not take a part for the whole
 			return
 		}
@@ -284,18 +284,27 @@ func (w *requestWriting) over() bool {
 	}
 }
 
-// bodyErrors remembers what went wrong when a body was read.
+// bodyErrors remembers what went wrong when a body was read: Request.Write may
+// return while its probe of the body, a goroutine of its own, still reads.
 type bodyErrors struct {
 	io.ReadCloser
-	err error
+	err atomic.Pointer[error]
 }
 
 func (b *bodyErrors) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		b.err = err
+		b.err.Store(&err)
 	}
 	return n, err
+}
+
+// seen returns what went wrong, or nil.
+func (b *bodyErrors) seen() error {
+	if err := b.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (c *directConn) write(req *http.Request) error {
