@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"sync"
@@ -57,9 +58,9 @@ func (a *App) knowAttached(p *handler.Proxy) {
 	if configured == nil {
 		return
 	}
-	p.Authenticate = func(user, password string) bool {
+	p.Authenticate = func(r *http.Request, user, password string) bool {
 		d := a.dock.Load()
-		return d != nil && d.knows(user, password) || configured(user, password)
+		return d != nil && d.knows(user, password) || configured(r, user, password)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ func newDockedApp(t *testing.T, listen ...string) (*App, *dock) {
 		proxy := &handler.Proxy{
 			Keys:         func() (*tokens.Keyring, error) { return tokens.NewKeyring(key), nil },
 			Guard:        &handler.Guard{Self: self},
-			Authenticate: func(string, string) bool { return false },
+			Authenticate: func(*http.Request, string, string) bool { return false },
 		}
 		site := handler.Site{Server: new(caddyhttp.Server), KeyFiles: []string{"/etc/key"}}
 		app.proxies = append(app.proxies, attached{proxy, self, site})

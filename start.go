@@ -145,7 +145,7 @@ func (h *Handle) start(ctx context.Context, c Config) (err error) {
 	}
 	if !c.Open {
 		h.user, h.password = "starpod", rand.Text()
-		h.proxy.Authenticate = h.knows
+		h.proxy.Authenticate = func(_ *http.Request, user, password string) bool { return h.knows(user, password) }
 	}
 	if !c.leaveOthers {
 		removeAbandoned(os.TempDir())

@@ -2,15 +2,20 @@ package handler
 
 import (
 	"bufio"
+	"context"
 	"encoding/base64"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/starpod/caddy-starpod/internal/testbench"
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sync/semaphore"
 )
 
 // TestCredentials of the proxy: missing, wrong, right, on each way.
@@ -18,7 +23,7 @@ func TestCredentials(t *testing.T) {
 	const password = "pa:ss word-7f3a9c"
 	var asked atomic.Int32
 	b := newBench(t, func(p *Proxy) {
-		p.Authenticate = func(user, got string) bool {
+		p.Authenticate = func(_ *http.Request, user, got string) bool {
 			asked.Add(1)
 			return user == "child" && got == password
 		}
@@ -109,9 +114,90 @@ func TestBcryptAuth(t *testing.T) {
 			user, password string
 			want           bool
 		}{{"u", "right", true}, {"u", "wrong", false}, {"v", "right", false}, {"", "", false}} {
-			if got := auth.check(test.user, test.password); got != test.want {
+			if got := auth.check(from("192.0.2.1"), test.user, test.password); got != test.want {
 				t.Errorf("%s:%s: got %v, want %v", test.user, test.password, got, test.want)
 			}
 		}
+	}
+}
+
+func from(address string) *http.Request {
+	return &http.Request{RemoteAddr: net.JoinHostPort(address, "5")}
+}
+
+// TestManyWrongPasswords: one client that tries many has one hashed at a time, and
+// does not hold up others, nor who is known; one who has gone waits no more.
+func TestManyWrongPasswords(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth, err := newBcryptAuth("u", string(hash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !auth.check(from("192.0.2.1"), "u", "right") {
+		t.Fatal("the right password: got false")
+	}
+	auth.turns = &turns{all: semaphore.NewWeighted(2)}
+
+	// The turn of the client that tries many is taken all the time.
+	done, err := auth.turns.take(t.Context(), clientAt("192.0.2.1:5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var judged atomic.Int32
+	var tries sync.WaitGroup
+	const many = 50
+	for range many {
+		tries.Go(func() {
+			if auth.check(from("192.0.2.1").WithContext(ctx), "u", "wrong") {
+				t.Error("a wrong password: got true")
+			}
+			judged.Add(1)
+		})
+	}
+	testbench.Await(t, 10*time.Second, func() error {
+		auth.turns.mu.Lock()
+		defer auth.turns.mu.Unlock()
+		if got := auth.turns.byClient[clientAt("192.0.2.1:5")].uses; got != many+1 {
+			return fmt.Errorf("got %d waiting, want %d", got-1, many)
+		}
+		return nil
+	})
+	if !auth.check(from("192.0.2.1"), "u", "right") {
+		t.Error("a known password: got false")
+	}
+	if auth.check(from("192.0.2.2"), "u", "wrong") {
+		t.Error("a wrong password of another client: got true")
+	}
+	if got := judged.Load(); got != 0 {
+		t.Errorf("got %d judged beside the one under way, want none", got)
+	}
+	cancel()
+	tries.Wait()
+	done()
+
+	// All turns are taken: nobody's password is hashed.
+	var all []func()
+	for _, client := range []string{"a", "b"} {
+		done, err := auth.turns.take(t.Context(), client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, done)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := auth.turns.take(short, "c"); err == nil {
+		t.Error("a third at one time: got a turn, want none")
+	}
+	for _, done := range all {
+		done()
+	}
+	if left := len(auth.turns.byClient); left != 0 {
+		t.Errorf("got %d clients remembered, want none", left)
 	}
 }

@@ -460,7 +460,7 @@ func TestClientNames(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", remote, got, want)
 		}
 	}
-	p := &Proxy{Authenticate: func(string, string) bool { return true }}
+	p := &Proxy{Authenticate: func(*http.Request, string, string) bool { return true }}
 	r := &http.Request{RemoteAddr: "192.0.2.1:5", Header: http.Header{"Proxy-Authorization": {basic("me", "x")}}, URL: new(url.URL)}
 	if got := p.clientOf(r); got != "user me" {
 		t.Errorf("with an account: got %q, want the user", got)

@@ -53,8 +53,8 @@ type Proxy struct {
 	// its address.
 	OneClient bool
 
-	// Authenticate judges proxy credentials; nil lets everyone in.
-	Authenticate func(user, password string) bool
+	// Authenticate judges the proxy credentials of a request; nil lets everyone in.
+	Authenticate func(r *http.Request, user, password string) bool
 
 	// Log receives warnings, and Audit one line per request with tokens.
 	Log, Audit *zap.Logger
@@ -209,7 +209,7 @@ func (p *Proxy) checkCredentials(r *http.Request) error {
 		return nil
 	}
 	user, password, ok := proxyBasicAuth(r)
-	if ok && p.Authenticate(user, password) {
+	if ok && p.Authenticate(r, user, password) {
 		return nil
 	}
 	return &Refusal{
