@@ -50,9 +50,11 @@ func newDockedApp(t *testing.T, listen ...string) (*App, *dock) {
 			t.Errorf("closing: %v", err)
 		}
 	})
-	if _, err := d.join(app); err != nil {
+	g, err := d.join(app)
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { d.leave(g) })
 	return app, d
 }
 

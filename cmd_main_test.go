@@ -13,6 +13,7 @@ import (
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"go.uber.org/goleak"
 )
 
 // actAsCaddy makes the test binary behave as caddy does.
@@ -27,7 +28,12 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	catchIgnoredSignals()
-	os.Exit(m.Run())
+	// Fails where a test leaves a goroutine behind, apart from what caddy.Stop does.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/caddyserver/caddy/v2.replaceLocalAdminServer.func2"),
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"), // ends within 5 s
+		goleak.IgnoreAnyFunction("github.com/DeRuina/timberjack.(*Logger).millRun"),    // of a log file that was closed
+	)
 }
 
 // catchIgnoredSignals undoes for the commands of the tests what nohup, or a
