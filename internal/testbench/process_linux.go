@@ -14,10 +14,12 @@ type Usage struct {
 	FDs     int
 	Threads int
 	RSS     int64 // bytes
+	Anon    int64 // bytes of RSS that are its own: heap, stacks, data that it has changed
+	File    int64 // bytes of RSS that are pages of files: its program, which comes in as it runs
 	PeakRSS int64 // bytes, since the start or the last ResetPeak
 }
 
-var statusLine = regexp.MustCompile(`(?m)^(VmRSS|VmHWM|Threads):\s+(\d+)`)
+var statusLine = regexp.MustCompile(`(?m)^(VmRSS|RssAnon|RssFile|VmHWM|Threads):\s+(\d+)`)
 
 // ReadUsage reads the usage of a running process (proc(5), status and fd).
 func ReadUsage(tb testing.TB, pid int) Usage {
@@ -36,6 +38,10 @@ func ReadUsage(tb testing.TB, pid int) Usage {
 		switch string(line[1]) {
 		case "VmRSS":
 			usage.RSS = n << 10
+		case "RssAnon":
+			usage.Anon = n << 10
+		case "RssFile":
+			usage.File = n << 10
 		case "VmHWM":
 			usage.PeakRSS = n << 10
 		case "Threads":
