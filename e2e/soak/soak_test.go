@@ -41,8 +41,9 @@ func planFor(d time.Duration) plan {
 	return plan{
 		hosts: 500, workers: 24, full: 10 * time.Second, first: first, rest: d - first,
 		reload: 10 * time.Second,
-		// Longer than the proxy waits for a client that may have gone (30 s).
-		settle: 45 * time.Second, growth: 0.05,
+		// Longer than the proxy waits for a client that may have gone (30 s), and than
+		// what a replaced configuration leaves behind holds its certificates.
+		settle: 2 * time.Minute, growth: 0.05,
 	}
 }
 
