@@ -3,7 +3,6 @@ package starpod
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,29 +81,17 @@ func (d *doctor) checkRootFile(file string) finding {
 // of Caddy's own one are not among them.
 func (d *doctor) issuerRoots() (files []string, unknown string) {
 	files = append(files, d.plan.app.CA.Roots...)
-	var issuer struct {
-		Module string `json:"module"`
-		CA     string `json:"ca"`
-	}
-	if json.Unmarshal(d.plan.app.CA.IssuerRaw, &issuer) != nil || issuer.Module != "internal" {
+	id, ok := internalCA(d.plan.app.CA.IssuerRaw)
+	if !ok {
 		return files, ""
 	}
-	if issuer.CA == "" {
-		issuer.CA = "local" // caddypki.DefaultCAID
-	}
 	switch {
-	case d.plan.roots[issuer.CA] != "":
-		return append(files, d.plan.roots[issuer.CA]), ""
+	case d.plan.roots[id] != "":
+		return append(files, d.plan.roots[id]), ""
 	case d.plan.storage == "":
 		return files, "the root is in a storage of Caddy that is no folder: it cannot be looked at from here"
 	}
-	return append(files, d.storedRoot(issuer.CA)), ""
-}
-
-// storedRoot is where Caddy keeps the root of an authority of its own
-// (caddypki's storageKeyRootCert).
-func (d *doctor) storedRoot(id string) string {
-	return filepath.Join(d.plan.storage, "pki", "authorities", id, "root.crt")
+	return append(files, filepath.Join(d.plan.storage, filepath.FromSlash(storedAs(id).file("root.crt")))), ""
 }
 
 func (d *doctor) inStorage(file string) bool {

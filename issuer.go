@@ -12,8 +12,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddypki"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/caddyserver/certmagic"
 
 	"github.com/starpod/caddy-starpod/ca"
@@ -25,6 +23,20 @@ func (a *App) provisionIssuer(ctx caddy.Context) error {
 	if a.CA.IssuerRaw == nil {
 		return errors.New("ca: name an issuer, like `issuer internal`")
 	}
+	for _, file := range a.CA.Roots {
+		roots, err := readCertificates(file)
+		if err != nil {
+			return fmt.Errorf("ca: %w", err)
+		}
+		a.roots = append(a.roots, roots...)
+	}
+	if id, ok := internalCA(a.CA.IssuerRaw); ok {
+		authority, err := a.provisionInternal(ctx, id)
+		if err != nil {
+			return fmt.Errorf("ca: %w", err)
+		}
+		a.roots = append(a.roots, authority.RootCertificate())
+	}
 	module, err := ctx.LoadModule(a.CA, "IssuerRaw")
 	if err != nil {
 		return fmt.Errorf("ca: loading the issuer: %w", err)
@@ -34,37 +46,10 @@ func (a *App) provisionIssuer(ctx caddy.Context) error {
 		return fmt.Errorf("ca: %T does not issue certificates", module)
 	}
 	a.issuer = issuer
-	for _, file := range a.CA.Roots {
-		roots, err := readCertificates(file)
-		if err != nil {
-			return fmt.Errorf("ca: %w", err)
-		}
-		a.roots = append(a.roots, roots...)
-	}
-	if internal, ok := issuer.(*caddytls.InternalIssuer); ok {
-		root, err := internalRoot(ctx, internal.CA)
-		if err != nil {
-			return fmt.Errorf("ca: %w", err)
-		}
-		a.roots = append(a.roots, root)
-	}
 	if len(a.roots) == 0 {
 		return errors.New("ca: clients need to know whom to trust: name the PEM file of the issuer's root with `root`")
 	}
 	return nil
-}
-
-// internalRoot returns the root of one of Caddy's own authorities.
-func internalRoot(ctx caddy.Context, id string) (*x509.Certificate, error) {
-	app, err := ctx.App("pki")
-	if err != nil {
-		return nil, err
-	}
-	authority, err := app.(*caddypki.PKI).GetCA(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return authority.RootCertificate(), nil
 }
 
 func (a *App) issue(ctx context.Context, csr *x509.CertificateRequest) ([]byte, error) {

@@ -14,6 +14,7 @@
 //   - caddy.listeners.starpod_transparent ([Transparent]) and the network
 //     starpod/<namespace>, for clients that know of no proxy;
 //   - admin.api.starpod ([Admin]): GET /starpod/, /starpod/status and /starpod/events;
+//     and admin.api.early_starpod, which only loads the app first;
 //   - the command `caddy starpod`.
 //
 // Go programs that want a proxy of their own, without a Caddy configuration,
@@ -31,6 +32,7 @@ import (
 func init() {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Admin{})
+	caddy.RegisterModule(early{})
 	caddy.RegisterModule(CertGetter{})
 	caddy.RegisterModule(handler.Handler{})
 	caddy.RegisterModule(View{})
