@@ -153,7 +153,7 @@ func (a *Authority) renew(ctx context.Context, name string) (*tls.Certificate, e
 		a.onMint(name, nil, true)
 		return old.cert, nil
 	}
-	cert, err := a.mint(ctx, name, now)
+	cert, err := a.mint(ctx, name)
 	if err != nil && ok && now.Before(old.cert.Leaf.NotAfter) {
 		a.cache.Add(name, entry{cert: old.cert, renewAt: earliest(now.Add(retryAfter), old.cert.Leaf.NotAfter)})
 		a.onMint(name, err, true)
@@ -173,7 +173,7 @@ func (a *Authority) renew(ctx context.Context, name string) (*tls.Certificate, e
 // mint asks the signer for a chain and checks it as a client would. A signer
 // that panics fails the one name: the flight runs on a goroutine of its own,
 // where nothing else would stop a panic from ending the process.
-func (a *Authority) mint(ctx context.Context, name string, now time.Time) (cert *tls.Certificate, err error) {
+func (a *Authority) mint(ctx context.Context, name string) (cert *tls.Certificate, err error) {
 	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
 	defer func() {
@@ -185,7 +185,8 @@ func (a *Authority) mint(ctx context.Context, name string, now time.Time) (cert 
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := a.verify(chain, name, now)
+	// Issuers that do not backdate say that it holds from when they signed it.
+	leaf, err := a.verify(chain, name, a.now())
 	if err != nil {
 		return nil, fmt.Errorf("checking the certificate made for %s: %w", name, err)
 	}

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -41,6 +42,24 @@ func intermediateIssuer(t *testing.T, root *Root, withRoot bool) func(context.Co
 func topRoot(t *testing.T) *Root {
 	key := newKey(t)
 	return &Root{cert: certify(t, key, nil, nil), key: key, now: time.Now}
+}
+
+// TestLeafThatHoldsFromItsSigning: a second begins while an issuer signs.
+func TestLeafThatHoldsFromItsSigning(t *testing.T) {
+	root, key := topRoot(t), newKey(t)
+	intermediate := certify(t, key, root, nil)
+	c := &clock{now: time.Now()}
+	a := newAuthority(t, signerFunc{roots: root.Roots(), sign: func(_ context.Context, name string, leaf crypto.Signer) ([][]byte, error) {
+		c.Advance(2 * time.Second)
+		cert := certify(t, leaf, &Root{cert: intermediate, key: key}, func(cert *x509.Certificate) {
+			cert.IsCA, cert.DNSNames, cert.NotBefore = false, []string{name}, c.Now()
+			cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		})
+		return [][]byte{cert.Raw, intermediate.Raw}, nil
+	}}, Options{Now: c.Now})
+	if _, err := a.Leaf(t.Context(), "api.github.com"); err != nil {
+		t.Errorf("got %v, want a leaf", err)
+	}
 }
 
 func TestLeavesOfAnIssuerWithAnIntermediate(t *testing.T) {
