@@ -73,23 +73,34 @@ const caddyfile = `{
 func startServer(t *testing.T, binary string, pki *testbench.PKI, options, site string) *server {
 	t.Helper()
 	dir := serverFolder(t)
-	s := &server{dir: dir, key: randomKey(), log: new(lockedBuffer), done: make(chan struct{})}
+	s := &server{dir: dir, key: randomKey(), log: new(lockedBuffer)}
 	port := testbench.FreePort(t)
 	s.proxy = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 	write(t, s.path("key"), s.key)
 	write(t, s.path("upstream.pem"), pki.RootPEM)
 	write(t, s.path("Caddyfile"), fmt.Appendf(nil, caddyfile, dir, port, site, options))
-	s.admin = &http.Client{Transport: &http.Transport{
+	s.admin = s.adminClient()
+	s.start(t, binary)
+	return s
+}
+
+func (s *server) adminClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", s.path("admin.sock"))
 		},
 		DisableKeepAlives: true,
 	}}
-	s.start(t, binary, port)
-	return s
 }
 
-func (s *server) start(t *testing.T, binary string, port int) {
+func (s *server) start(t *testing.T, binary string) {
+	t.Helper()
+	s.launch(t, binary)
+	s.awaitPort(t)
+}
+
+// launch starts the process, and ends it with the test.
+func (s *server) launch(t *testing.T, binary string) {
 	t.Helper()
 	s.cmd = testbench.Command(t, binary, "run", "--config", s.path("Caddyfile"))
 	s.cmd.Env = append(cleanEnviron(t), "XDG_CONFIG_HOME="+s.path("config"), "XDG_DATA_HOME="+s.path("data"))
@@ -97,9 +108,11 @@ func (s *server) start(t *testing.T, binary string, port int) {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatalf("starting caddy: %v", err)
 	}
+	cmd, done := s.cmd, make(chan struct{})
+	s.done = done
 	go func() {
-		s.cmd.Wait()
-		close(s.done)
+		cmd.Wait()
+		close(done)
 	}()
 	t.Cleanup(func() {
 		s.stop(t)
@@ -108,13 +121,18 @@ func (s *server) start(t *testing.T, binary string, port int) {
 			t.Logf("the proxy's log:\n%s", s.log.tail())
 		}
 	})
+}
+
+// awaitPort waits until the server listens.
+func (s *server) awaitPort(t *testing.T) {
+	t.Helper()
 	testbench.Await(t, time.Minute, func() error {
 		select {
 		case <-s.done:
-			return fmt.Errorf("caddy ended with %v", s.cmd.ProcessState)
+			t.Fatalf("caddy ended with %v", s.cmd.ProcessState)
 		default:
 		}
-		conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		conn, err := net.Dial("tcp", s.proxy.Host)
 		if err == nil {
 			conn.Close()
 		}
