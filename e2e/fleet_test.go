@@ -33,8 +33,8 @@ import (
 const fleetSize = 3
 
 // TestFleet runs instances with examples/fleet.Caddyfile behind a balancer, as
-// docs/scaling.md tells to: one authority, keys that change under load, and an
-// instance that is killed and comes back.
+// docs/scaling.md tells to: one authority, keys that change and instances that are
+// restarted under load, and one that is killed and comes back.
 func TestFleet(t *testing.T) {
 	t.Parallel()
 	pki := testbench.NewPKI(t)
@@ -55,6 +55,8 @@ func TestFleet(t *testing.T) {
 	load := f.load(t, balancer, upstream, token, value)
 	load.awaitMore(t, 100)
 	f.changeKeys(t, upstream, token, value)
+	f.restartEach(t, balancer)
+	load.awaitMore(t, 100)
 
 	victim := f.members[1]
 	lost := balancer.kill(t, 1, victim)
@@ -329,6 +331,18 @@ func (f *fleet) changeKeys(t *testing.T, upstream *testbench.Upstream, token, va
 	f.checkEach(t, upstream, token, value)
 }
 
+// restartEach replaces one instance after the other, as docs/scaling.md tells to. No
+// request may fail.
+func (f *fleet) restartEach(t *testing.T, b *balancer) {
+	t.Helper()
+	for i, s := range f.members {
+		b.drain(t, i)
+		s.stop(t)
+		s.start(t, raceBinary(t))
+		b.admit(i)
+	}
+}
+
 // putKey replaces a key file in one step.
 func (f *fleet) putKey(t *testing.T, slot string, key []byte) {
 	t.Helper()
@@ -348,11 +362,12 @@ type balancer struct {
 	members []*server
 	turn    atomic.Uint64
 
-	mu     sync.Mutex
-	routes map[string]*route // by the client's address
-	counts [fleetSize]int
-	victim int       // -1 until one is killed
-	dead   time.Time // when it was gone
+	mu      sync.Mutex
+	routes  map[string]*route // by the client's address
+	counts  [fleetSize]int
+	drained [fleetSize]bool
+	victim  int       // -1 until one is killed
+	dead    time.Time // when it was gone
 }
 
 // route is where a connection of a client leads.
@@ -360,6 +375,14 @@ type route struct {
 	member int
 	began  time.Time // before the instance was dialled
 	used   bool      // as an excuse
+
+	answered atomic.Bool
+}
+
+// Write is told of what the instance sends.
+func (r *route) Write(p []byte) (int, error) {
+	r.answered.Store(true)
+	return len(p), nil
 }
 
 func (f *fleet) balance(t *testing.T) *balancer {
@@ -389,34 +412,86 @@ func (b *balancer) serve(client net.Conn) {
 	defer client.Close()
 	for range b.members {
 		i := int(b.turn.Add(1) % fleetSize)
-		began := time.Now()
-		instance, err := net.Dial("tcp", b.members[i].proxy.Host)
-		if err != nil {
+		r := b.begin(client, i)
+		if r == nil {
 			continue
 		}
+		instance, err := net.Dial("tcp", b.members[i].proxy.Host)
+		if err != nil {
+			b.forget(client)
+			continue
+		}
+		b.count(i)
+		defer b.end(client, r)
 		defer instance.Close()
-		b.mu.Lock()
-		b.routes[client.RemoteAddr().String()] = &route{member: i, began: began}
-		b.counts[i]++
-		b.mu.Unlock()
-		defer b.ended(client.RemoteAddr().String())
 		fmt.Fprintf(instance, "PROXY TCP4 %s 127.0.0.1 40000 %s\r\n", behindBalancer, b.members[i].proxy.Port())
 		go func() {
 			io.Copy(instance, client)
 			instance.Close()
 		}()
-		io.Copy(client, instance)
+		io.Copy(client, io.TeeReader(instance, r))
 		return
 	}
 }
 
-// ended forgets a connection, unless it may have ended by the kill.
-func (b *balancer) ended(client string) {
+// begin notes that a connection is to lead to an instance; nil if that is left out.
+func (b *balancer) begin(client net.Conn, member int) *route {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r := b.routes[client]; r != nil && r.member != b.victim {
-		delete(b.routes, client)
+	if b.drained[member] {
+		return nil
 	}
+	r := &route{member: member, began: time.Now()}
+	b.routes[client.RemoteAddr().String()] = r
+	return r
+}
+
+// forget is told of a connection that no instance has.
+func (b *balancer) forget(client net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.routes, client.RemoteAddr().String())
+}
+
+// end forgets a connection, unless it may have ended by the kill.
+func (b *balancer) end(client net.Conn, r *route) {
+	b.mu.Lock()
+	killed := r.member == b.victim
+	b.mu.Unlock()
+	if !killed {
+		b.forget(client)
+	}
+}
+
+func (b *balancer) count(member int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.counts[member]++
+}
+
+// drain leaves an instance out, and waits until it has taken up what it was handed.
+func (b *balancer) drain(t *testing.T, member int) {
+	t.Helper()
+	b.mu.Lock()
+	b.drained[member] = true
+	b.mu.Unlock()
+	testbench.Await(t, 30*time.Second, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, r := range b.routes {
+			if r.member == member && !r.answered.Load() {
+				return fmt.Errorf("instance %d has not answered a connection", member)
+			}
+		}
+		return nil
+	})
+}
+
+// admit takes an instance in again.
+func (b *balancer) admit(member int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drained[member] = false
 }
 
 // handed is how many connections an instance was given.
