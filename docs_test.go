@@ -115,6 +115,33 @@ func TestPagesCaddyfile(t *testing.T) {
 	}
 }
 
+// TestExamplesCaddyfile adapts every Caddyfile in examples, and provisions it. What
+// lies in folders of the machine is looked for in others.
+func TestExamplesCaddyfile(t *testing.T) {
+	t.Setenv("VIEW_HASH", "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG")
+	files, err := filepath.Glob("examples/*Caddyfile")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("got the examples %v (%v), want all", files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			_, config := adapt(t, strings.NewReplacer(
+				"/etc/starpod/keys/current", "key", "/etc/starpod/keys/next", "old.key", "/etc/starpod/keys/old", "old.key",
+				" /srv/", " "+dir+"/", " /var/", " "+dir+"/", "unix//run/", "unix/"+dir+"/",
+			).Replace(string(text)))
+			if config == nil {
+				t.Fatal("it does not adapt")
+			}
+			validate(t, config)
+		})
+	}
+}
+
 // otherCommands may stand in a block besides ours. What they do is not checked.
 var otherCommands = []string{"curl", "export", "eval", "sha256sum", "go", "xcaddy", "sudo", "systemctl", "docker", "cp", "sed", "install", "mkdir", "chmod", "cd", "git"}
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -56,17 +55,6 @@ func TestViewAnswers(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestViewExample loads the example as it is.
-func TestViewExample(t *testing.T) {
-	text, err := os.ReadFile("examples/view.Caddyfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("VIEW_HASH", "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG")
-	_, config := adapt(t, string(text))
-	validate(t, config)
 }
 
 // TestViewIsNotForClients: a request on its way through a proxy, which `egress next`
