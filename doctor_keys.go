@@ -45,11 +45,10 @@ func checkKey(key plannedKey) finding {
 		return f
 	}
 	mode := info.Mode().Perm()
-	if runtime.GOOS != "windows" && mode&0o077 != 0 {
-		return broken(path, fmt.Sprintf("mode %04o: others may use it", mode), commandLine("chmod", "600", path))
-	}
 	_, err = tokens.ReadKeyFile(path)
 	switch {
+	case errors.Is(err, tokens.ErrExposed):
+		return broken(path, fmt.Sprintf("mode %04o: others may use it", mode), commandLine("chmod", "600", path))
 	case errors.Is(err, fs.ErrPermission) && mode&0o400 == 0:
 		return broken(path, fmt.Sprintf("mode %04o: not even its owner may read it", mode), commandLine("chmod", "600", path))
 	case errors.Is(err, fs.ErrPermission):

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,9 +13,19 @@ import (
 // maxKeyFile is far more than any spelling of a key needs, in bytes.
 const maxKeyFile = 4096
 
+// ErrExposed is wrapped when a key file is open to others.
+var ErrExposed = errors.New("others may use it")
+
 // ReadKeyFile reads a key file (see [ParseKey]). One that group or others may
-// read, write or run is refused, except on Windows, where the mode does not
-// tell. The error wraps [fs.ErrNotExist] when there is no such file.
+// read, write or run is refused with [ErrExposed], except on Windows, where the
+// mode does not tell.
+//
+// On Linux, one that belongs to root may be readable in one of two ways besides,
+// by which root hands a key to a process that is not root: by an access-control
+// list that names this process's user alone, as systemd's LoadCredential= makes,
+// and by a group that this process is in, as Kubernetes' fsGroup makes.
+//
+// The error wraps [fs.ErrNotExist] when there is no such file.
 func ReadKeyFile(path string) (*Key, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -29,9 +40,9 @@ func ReadKeyFile(path string) (*Key, error) {
 	if info.IsDir() {
 		return nil, fmt.Errorf("reading key file: %s is a directory; name a file in it", path)
 	}
-	if perm := info.Mode().Perm(); runtime.GOOS != "windows" && perm&0o077 != 0 {
-		return nil, fmt.Errorf("reading key file: %s has mode %04o, so others may use it; run: chmod 600 %s",
-			path, perm, path)
+	if perm := info.Mode().Perm(); runtime.GOOS != "windows" && perm&0o077 != 0 && !handedByRoot(f, info) {
+		return nil, fmt.Errorf("reading key file: %s has mode %04o, so %w; run: chmod 600 %s",
+			path, perm, ErrExposed, path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
