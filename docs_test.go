@@ -2,6 +2,7 @@ package starpod
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -115,30 +116,36 @@ func TestPagesCaddyfile(t *testing.T) {
 	}
 }
 
-// TestExamplesCaddyfile adapts every Caddyfile in examples, and provisions it. What
+// TestExampleCaddyfiles adapts every Caddyfile in examples, and provisions it. What
 // lies in folders of the machine is looked for in others.
-func TestExamplesCaddyfile(t *testing.T) {
+func TestExampleCaddyfiles(t *testing.T) {
 	t.Setenv("VIEW_HASH", "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG")
-	files, err := filepath.Glob("examples/*Caddyfile")
-	if err != nil || len(files) < 2 {
-		t.Fatalf("got the examples %v (%v), want all", files, err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+	n := 0
+	err := filepath.WalkDir("examples", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "Caddyfile") {
+			return err
+		}
+		n++
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		t.Run(path, func(t *testing.T) {
 			dir := t.TempDir()
-			_, config := adapt(t, strings.NewReplacer(
+			reason, config := adapt(t, strings.NewReplacer(
+				" /run/credentials/starpod.service/master.key", " key",
 				"/etc/starpod/keys/current", "key", "/etc/starpod/keys/next", "old.key", "/etc/starpod/keys/old", "old.key",
-				" /srv/", " "+dir+"/", " /var/", " "+dir+"/", "unix//run/", "unix/"+dir+"/",
+				" /srv/", " "+dir+"/", " /var/", " "+dir+"/", " /run/", " "+dir+"/", "unix//run/", "unix/"+dir+"/",
 			).Replace(string(text)))
 			if config == nil {
-				t.Fatal("it does not adapt")
+				t.Fatalf("got %s, want it to adapt", reason)
 			}
 			validate(t, config)
 		})
+		return nil
+	})
+	if err != nil || n < 6 {
+		t.Errorf("got %d (%v), want those of the folder", n, err)
 	}
 }
 

@@ -2,14 +2,12 @@ package isolation
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
@@ -64,28 +62,33 @@ func TestExamples(t *testing.T) {
 	}{
 		{"netns.sh", w.runByIP},
 		{"podman.sh", w.runByPodman},
-		{"agent.service", w.runBySystemd},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w.api.Forget()
-			before := w.resolver.Queries("exfil.test")
-			out := test.run(t, filepath.Join(examples, "namespace"))
-			var results []string
-			if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != len(tenantEscapes) {
-				t.Fatalf("got %q (%v), want %d results", out, err, len(tenantEscapes))
-			}
-			for i, e := range tenantEscapes {
-				if (e.only == "" || e.only == test.name) && !regexp.MustCompile(e.want).MatchString(results[i]) {
-					t.Errorf("%s: got %q, want %q", e.name, results[i], e.want)
-				}
-			}
-			if got := len(w.api.Requests()); got != 2 || w.api.Requests()[0].Header.Get("X-Key") != canary || w.api.Last(t).Header.Get("X-Key") != canary {
-				t.Errorf("got %d requests upstream, want one over https and one over http with the value:\n%s", got, w.api.Dump())
-			}
-			if after := w.resolver.Queries("exfil.test"); after != before {
-				t.Errorf("got %d queries outside for a name that was only looked up, want none", after-before)
-			}
+			w.checkTenant(t, test.name, func() string { return test.run(t, filepath.Join(examples, "namespace")) })
 		})
+	}
+}
+
+// checkTenant runs the tenant's script by an example, and sees what it has reached.
+func (w *world) checkTenant(t *testing.T, example string, run func() (stdout string)) {
+	t.Helper()
+	w.api.Forget()
+	before := w.resolver.Queries("exfil.test")
+	out := run()
+	var results []string
+	if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != len(tenantEscapes) {
+		t.Fatalf("got %q (%v), want %d results", out, err, len(tenantEscapes))
+	}
+	for i, e := range tenantEscapes {
+		if (e.only == "" || e.only == example) && !regexp.MustCompile(e.want).MatchString(results[i]) {
+			t.Errorf("%s: got %q, want %q", e.name, results[i], e.want)
+		}
+	}
+	if got := len(w.api.Requests()); got != 2 || w.api.Requests()[0].Header.Get("X-Key") != canary || w.api.Last(t).Header.Get("X-Key") != canary {
+		t.Errorf("got %d requests upstream, want one over https and one over http with the value:\n%s", got, w.api.Dump())
+	}
+	if after := w.resolver.Queries("exfil.test"); after != before {
+		t.Errorf("got %d queries outside for a name that was only looked up, want none", after-before)
 	}
 }
 
@@ -103,7 +106,7 @@ func (w *world) exampleFolder(t *testing.T) string {
 func (w *world) makeTenant(t *testing.T) {
 	t.Helper()
 	shell(t, `mkdir -m 755 "$1"; cp "$2" "$1/attacker"; chmod 755 "$1/attacker"; mount -t tmpfs -o mode=755 tmpfs /var/lib
-		umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup`, tenantDir, w.attacker)
+		if mountpoint -q /sys/fs/cgroup; then umount -l /sys/fs/cgroup; fi; mount -t cgroup2 cgroup2 /sys/fs/cgroup`, tenantDir, w.attacker)
 	t.Cleanup(func() { shell(t, `umount -l /var/lib; umount -l /sys/fs/cgroup`) })
 	var list []attempt
 	for _, e := range tenantEscapes {
@@ -180,70 +183,4 @@ func (w *world) runByPodman(t *testing.T, examples string) string {
 	cmd.Env = append(os.Environ(), "TOKEN="+w.tokenOfExample(t), "CONTAINERS_CONF="+filepath.Join(w.dir, "containers.conf"), "SSL_CERT_FILE=")
 	out, _ := output(t, cmd)
 	return out
-}
-
-// systemdScript makes systemd the first process of a machine that has no units
-// but the example's and what it refers to.
-const systemdScript = `
-units=/run/units
-mkdir -p $units/agent.service.d
-cp "$1/agent.service" $units/
-cp "$2" $units/agent.service.d/test.conf
-printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n' >$units/caddy.service
-for name in sysinit basic shutdown; do printf '[Unit]\nDefaultDependencies=no\n' >$units/$name.target; done
-mkdir /sys/fs/cgroup/starpod-test
-echo $$ >/sys/fs/cgroup/starpod-test/cgroup.procs
-export container=starpod SYSTEMD_UNIT_PATH=$units SYSTEMD_LOG_TARGET=null
-exec unshare --cgroup --uts --ipc --pid --fork --kill-child --mount --propagation private sh -c '
-	umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t proc proc /proc
-	for name in system-generators system-environment-generators; do mount -t tmpfs tmpfs /lib/systemd/$name; done
-	exec /lib/systemd/systemd --system --unit=agent.service'
-`
-
-// systemdDropIn is all that differs from the example: the command, and where its
-// output goes.
-const systemdDropIn = `[Service]
-ExecStart=
-ExecStart=/bin/sh ` + tenantDir + `/run.sh
-ExecStopPost=/bin/sh -c 'echo $SERVICE_RESULT >&2'
-Environment=TOKEN=%s HOME=/
-StandardOutput=file:/run/agent.out
-StandardError=file:/run/agent.err
-`
-
-func (w *world) runBySystemd(t *testing.T, examples string) string {
-	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
-		t.Fatal("systemd is missing: scripts/test-deps.sh installs it")
-	}
-	dropIn := filepath.Join(w.dir, "test.conf")
-	if err := os.WriteFile(dropIn, fmt.Appendf(nil, systemdDropIn, w.tokenOfExample(t)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("sh", "-euc", systemdScript, "sh", examples, dropIn)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		testbench.Await(t, 10*time.Second, func() error { // until all its processes have gone
-			return exec.Command("find", "/sys/fs/cgroup/starpod-test", "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run()
-		})
-	}()
-	testbench.Await(t, 30*time.Second, func() error {
-		result, err := os.ReadFile("/run/agent.err")
-		if err == nil && !strings.HasSuffix(string(result), "\n") {
-			err = fmt.Errorf("the unit has not ended: %s", result)
-		}
-		return err
-	})
-	result, err := os.ReadFile("/run/agent.err")
-	if string(result) != "success\n" {
-		t.Fatalf("got %q from the unit (%v), want success", result, err)
-	}
-	out, err := os.ReadFile("/run/agent.out")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(out)
 }
