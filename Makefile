@@ -29,6 +29,7 @@ demo: build
 test:
 	scripts/test-deps.sh
 	$(GO) test -race -timeout 20m ./...
+	cd e2e/manifests && $(GO) test ./...
 
 clients:
 	scripts/test-deps.sh

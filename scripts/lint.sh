@@ -14,6 +14,7 @@ fi
 scripts/dependencies.sh
 
 go vet ./...
+(cd e2e/manifests && go vet ./...)
 for os in darwin windows freebsd; do
 	echo "go vet and build for $os"
 	GOOS=$os go vet ./...
