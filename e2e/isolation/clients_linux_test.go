@@ -187,14 +187,18 @@ func (w *world) serveClients(t *testing.T) {
 		if r.TLS == nil {
 			scheme = "http"
 		}
-		fmt.Fprintf(rw, `{"name":"demo","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"demo","version":"1.0.0","dist":{"tarball":"%s://%s/npm/demo/-/demo-1.0.0.tgz"}}}}`, scheme, got.Host)
+		fmt.Fprintf(rw, `{"name":"demo","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"demo","version":"1.0.0","hasInstallScript":true,"dist":{"tarball":"%s://%s/npm/demo/-/demo-1.0.0.tgz"}}}}`, scheme, got.Host)
 	})
 	w.api.Handle("/npm/demo/-/", send(npmPackage(t)))
-	w.api.Handle("/simple/demo/", func(rw http.ResponseWriter, _ *http.Request, _ *testbench.Request) {
-		rw.Header().Set("Content-Type", "text/html")
-		fmt.Fprint(rw, `<a href="/simple/files/demo-1.0.0-py3-none-any.whl">demo-1.0.0-py3-none-any.whl</a>`)
-	})
+	w.api.Handle("/simple/demo/", page(`<a href="/simple/files/demo-1.0.0-py3-none-any.whl">demo-1.0.0-py3-none-any.whl</a>`))
 	w.api.Handle("/simple/files/", send(wheel(t)))
+}
+
+func page(content string) testbench.Responder {
+	return func(rw http.ResponseWriter, _ *http.Request, _ *testbench.Request) {
+		rw.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(rw, content)
+	}
 }
 
 func send(content []byte) testbench.Responder {
@@ -206,12 +210,17 @@ func send(content []byte) testbench.Responder {
 
 func npmPackage(t *testing.T) []byte {
 	t.Helper()
+	return tarball(t, map[string]string{
+		"package/package.json": `{"name":"demo","version":"1.0.0","main":"index.js"}`, "package/index.js": "module.exports = 1\n",
+	})
+}
+
+func tarball(t *testing.T, files map[string]string) []byte {
+	t.Helper()
 	var packed bytes.Buffer
 	compressed := gzip.NewWriter(&packed)
 	archive := tar.NewWriter(compressed)
-	for name, content := range map[string]string{
-		"package/package.json": `{"name":"demo","version":"1.0.0","main":"index.js"}`, "package/index.js": "module.exports = 1\n",
-	} {
+	for name, content := range files {
 		if err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
 			t.Fatal(err)
 		}
