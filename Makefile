@@ -2,6 +2,7 @@
 # make test   install what the tests lack (as root) and run everything
 # make demo   the main job by itself, offline
 # make clients  which programs it works with, into docs/clients.md (as root)
+# make agents the coding agents of docs/recipes.md, from npm (as root)
 # make attack hostile inputs against the binary, one line each
 # make soak   mixed traffic for an hour (SOAK=10m: for less)
 # make build, lint, fuzz, xcaddy: see below
@@ -14,7 +15,7 @@ SOAK ?= 1h
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run demo test clients attack soak lint fuzz xcaddy clean
+.PHONY: build run demo test clients agents attack soak lint fuzz xcaddy clean
 
 build:
 	$(GO) build -trimpath -o caddy ./cmd/caddy
@@ -34,6 +35,10 @@ test:
 clients:
 	scripts/test-deps.sh
 	$(GO) test -count=1 -timeout 20m -run TestClients ./e2e/isolation -args -write-clients
+
+agents:
+	scripts/test-deps.sh
+	$(GO) test -count=1 -tags agents -timeout 20m -run TestAgents ./e2e/isolation
 
 attack:
 	scripts/test-deps.sh

@@ -6,6 +6,8 @@
 #   test-deps.sh --node   only the Node binary; prints its path on stdout
 #   test-deps.sh --node-libraries
 #                         only the libraries for Node; prints their folder
+#   test-deps.sh --agents only the coding agents of docs/recipes.md; prints their
+#                         folder
 #
 # Node takes its proxy from the environment (NODE_USE_ENV_PROXY) from 22.21 on
 # and from 24.5 on. An older one is left alone: a current binary comes from npm
@@ -87,7 +89,26 @@ install_libraries() {
 	echo "$cache/libraries"
 }
 
+# install_agents: prints the folder of the agents. Their install scripts put the
+# programs into place.
+install_agents() {
+	agents="@anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 opencode-ai@1.18.33 @google/gemini-cli@0.61.0"
+	mkdir -p "$cache/agents"
+	(
+		flock 9
+		[ "$(cat "$cache/agents/installed" 2>/dev/null)" = "$agents" ] && exit 0
+		# shellcheck disable=SC2086 # one word is one package
+		npm install --prefix "$cache/agents" --no-save --no-audit --no-fund --loglevel=error $agents >&2
+		echo "$agents" >"$cache/agents/installed"
+	) 9>"$cache/.lock" || return 1
+	echo "$cache/agents"
+}
+
 case "${1-}" in
+--agents)
+	install_agents
+	exit
+	;;
 --node)
 	install_node
 	exit

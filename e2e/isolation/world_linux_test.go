@@ -27,6 +27,9 @@ const (
 	canary       = "sk-canary-0123456789abcdef"
 )
 
+// modelHosts are the APIs of coding agents, which the internet's server can be.
+var modelHosts = []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"}
+
 // world is the disposable host, and a network namespace behind it that plays the
 // internet:
 //
@@ -146,7 +149,7 @@ func (w *world) makeInternet(t testing.TB) {
 			}
 		}
 		w.pki = testbench.NewPKI(t)
-		certificate := w.pki.Leaf(t, apiName, evilName, outside4)
+		certificate := w.pki.Leaf(t, append([]string{apiName, evilName, outside4}, modelHosts...)...)
 		w.api = testbench.NewUpstreamOn(t, listen(t, "tcp", ":443"), listen(t, "tcp", ":80"), certificate, "h2", "http/1.1")
 	})
 }
