@@ -339,6 +339,8 @@ func (c *directConn) receive(req *http.Request) (*http.Response, error) {
 			return nil, err
 		case res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, errors.New("the answer changes to a protocol that nobody asked for")
+		case res.StatusCode < 100: // no early answer: nothing would follow it
+			return nil, fmt.Errorf("the status of the answer is %03d", res.StatusCode)
 		case res.StatusCode >= 200:
 			return res, nil
 		}
