@@ -27,10 +27,6 @@ const (
 	// worth is how many bytes must be free or unused for that.
 	worth = 4 << 20
 
-	// halvings is how often stacks are halved that have become too large: what waits
-	// has mostly done work that needed more, and a collection halves it once.
-	halvings = 2
-
 	// standard is Go's own setting: the heap may double.
 	standard = 100
 )
@@ -75,10 +71,7 @@ func look() {
 		return
 	}
 	armed.Store(false)
-	if read(held)+read(stacks)-read(live) >= worth {
-		for range halvings {
-			runtime.GC()
-		}
+	if read(held)-read(live) >= worth {
 		debug.FreeOSMemory()
 	}
 }
