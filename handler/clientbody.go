@@ -13,6 +13,8 @@ type clientBody struct {
 	io.ReadCloser
 	left  int64 // bytes, negative where no length was stated
 	ended atomic.Bool
+
+	batcher *batcher // below the TLS that it comes by; nil where there is none
 }
 
 // Read tells the end by itself from then on: net/http may have closed the body
@@ -29,6 +31,10 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	}
 	if err == io.EOF {
 		b.ended.Store(true)
+	}
+	if b.batcher != nil {
+		// Not at its end, where net/http begins to wait for what comes behind it.
+		b.batcher.ahead.Store(err == nil && b.left > longBody)
 	}
 	return n, err
 }

@@ -27,6 +27,8 @@ type tunnel struct {
 	asked   func() // called when the first request has been read
 	trusted bool   // it came by a listener of a namespace
 
+	batcher *batcher // between the TLS and it
+
 	// bodyTimeout is how long a request body may take, from the server that the
 	// CONNECT came in by; 0 is without limit.
 	bodyTimeout time.Duration

@@ -41,6 +41,10 @@ const (
 	// before it, in bytes, as http.Transport does.
 	maxResponseHeader = 10 << 20
 
+	// longBody is how much of an answer has to have come, in bytes, before more of it
+	// is read than is asked for.
+	longBody = 4 * tlsRecord
+
 	// lastWords is how long an answer may take when its request could not be written
 	// to the end, and lastWrites how long that may take when the answer has ended.
 	lastWords  = time.Second
@@ -136,8 +140,8 @@ func (t *directTransport) connect(ctx context.Context, dest Destination) (*direc
 	if dest.Scheme == "https" {
 		config := t.tls.Clone()
 		config.ServerName, config.NextProtos = dest.Host, []string{"http/1.1"}
-		c.gather = &gatherer{Conn: raw}
-		secure := tls.Client(c.gather, config)
+		c.batcher = &batcher{Conn: raw}
+		secure := tls.Client(c.batcher, config)
 		ctx, cancel := context.WithTimeout(ctx, upstreamHandshake)
 		defer cancel()
 		if err := secure.HandshakeContext(ctx); err != nil {
@@ -152,14 +156,14 @@ func (t *directTransport) connect(ctx context.Context, dest Destination) (*direc
 
 // directConn is a connection to a destination. One exchange uses it at a time.
 type directConn struct {
-	pool   *idlePool
-	dest   Destination
-	raw    net.Conn
-	conn   net.Conn  // raw, or the TLS on it
-	gather *gatherer // between the two
-	reader *bufio.Reader
-	left   int64 // how much header may still come, in bytes; 0 while there is no limit
-	since  time.Time
+	pool    *idlePool
+	dest    Destination
+	raw     net.Conn
+	conn    net.Conn // raw, or the TLS on it
+	batcher *batcher // between the two, else nil
+	reader  *bufio.Reader
+	left    int64 // how much header may still come, in bytes; 0 while there is no limit
+	since   time.Time
 
 	// Of the exchange under way.
 	writing *requestWriting // nil where the request is written first
@@ -169,6 +173,9 @@ type directConn struct {
 
 // Read reads from the destination, for the reader.
 func (c *directConn) Read(p []byte) (int, error) {
+	if c.left == 0 && c.batcher != nil {
+		return c.batcher.read(c.conn, p)
+	}
 	if c.left == 0 {
 		return c.conn.Read(p)
 	}
@@ -185,8 +192,8 @@ func (c *directConn) Read(p []byte) (int, error) {
 
 // Write writes to the destination, for the request.
 func (c *directConn) Write(p []byte) (n int, err error) {
-	if c.gather != nil && len(p) > tlsRecord {
-		n, err = c.gather.write(c.conn, p)
+	if c.batcher != nil && len(p) > tlsRecord {
+		n, err = c.batcher.write(c.conn, p)
 	} else {
 		n, err = c.conn.Write(p)
 	}
@@ -367,6 +374,7 @@ type directBody struct {
 	conn *directConn
 	stop func() bool
 	last bool // the connection ends with this answer
+	read int  // bytes
 	done bool
 }
 
@@ -375,6 +383,9 @@ func (b *directBody) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := b.ReadCloser.Read(p)
+	if b.read += n; b.read > longBody && b.conn.batcher != nil {
+		b.conn.batcher.ahead.Store(true)
+	}
 	if err == nil {
 		return n, nil
 	}
@@ -408,5 +419,8 @@ func (b *directBody) end(whole bool) {
 // free reports whether an exchange whose answer has ended has ended itself.
 func (c *directConn) free() bool {
 	w := c.writing
-	return c.reader.Buffered() == 0 && (w == nil || w.over() && w.err == nil)
+	if c.reader.Buffered() > 0 || w != nil && (!w.over() || w.err != nil) {
+		return false
+	}
+	return c.batcher == nil || c.batcher.rest(c.conn)
 }

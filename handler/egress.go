@@ -182,7 +182,7 @@ var buffers bufferPool
 
 type bufferPool struct{ pool sync.Pool }
 
-const copyBuffer = 32 << 10
+const copyBuffer = 4 * tlsRecord
 
 func (b *bufferPool) Get() []byte {
 	if p, ok := b.pool.Get().(*[copyBuffer]byte); ok {

@@ -100,12 +100,15 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 	defer cancel()
 	r = r.WithContext(context.WithValue(ctx, forwardingKey{}, f))
 	mw := &mirrorWriter{ResponseWriter: w, f: f}
+	if t, ok := r.Context().Value(tunnelKey{}).(*tunnel); ok && r.ProtoMajor == 1 {
+		mw.batcher = t.batcher
+	}
 	if p.HandOver {
 		return f.handOver(mw, r, next)
 	}
 	withoutOwnHeaders(w.Header())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 { // Caddy puts a body around none as well
-		mw.body = &clientBody{ReadCloser: r.Body, left: r.ContentLength}
+		mw.body = &clientBody{ReadCloser: r.Body, left: r.ContentLength, batcher: mw.batcher}
 		r.Body = mw.body
 	}
 	p.forward.ServeHTTP(mw, r)
@@ -239,6 +242,8 @@ type mirrorWriter struct {
 	f      *forwarding
 	body   *clientBody // nil where the answer cannot begin before its end
 	duplex bool        // it has begun before
+
+	batcher *batcher // of an HTTP/1 client in a tunnel, else nil
 }
 
 func (w *mirrorWriter) WriteHeader(status int) {
@@ -266,6 +271,14 @@ func (w *mirrorWriter) WriteHeader(status int) {
 		// Else net/http would give a length to a body that turns out to be empty.
 		_ = http.NewResponseController(w.ResponseWriter).Flush()
 	}
+}
+
+// Write writes to the client. The records of a long piece leave together.
+func (w *mirrorWriter) Write(p []byte) (int, error) {
+	if w.batcher != nil && len(p) > tlsRecord {
+		return w.batcher.write(w.ResponseWriter, p)
+	}
+	return w.ResponseWriter.Write(p)
 }
 
 // Unwrap is for http.ResponseController.

@@ -80,7 +80,7 @@ func (s *innerServer) newServer() *http.Server {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     errorLog,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, tunnelKey{}, conn.(*tls.Conn).NetConn().(*tunnel))
+			return context.WithValue(ctx, tunnelKey{}, conn.(*tls.Conn).NetConn().(*batcher).Conn)
 		},
 	}
 }
@@ -95,7 +95,8 @@ func (s *innerServer) serve(t *tunnel) {
 	if t.isNearby() {
 		config = s.nearby
 	}
-	conn := tls.Server(t, config)
+	t.batcher = &batcher{Conn: t}
+	conn := tls.Server(t.batcher, config)
 	select {
 	case s.conns <- conn:
 	case <-s.closed:
@@ -123,7 +124,7 @@ func (l *oneConn) Close() error { return nil }
 // certificate mints for the name the client asks for, even where it is not the
 // tunnel's destination: the client shall learn why in an answer it understands.
 func (s *innerServer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	t := hello.Conn.(*tunnel)
+	t := hello.Conn.(*batcher).Conn.(*tunnel)
 	name := t.dest.Host
 	if hello.ServerName != "" {
 		canonical, err := tokens.CanonicalHost(hello.ServerName)
