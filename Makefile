@@ -5,17 +5,22 @@
 # make agents the coding agents of docs/recipes.md, from npm (as root)
 # make attack hostile inputs against the binary, one line each
 # make soak   mixed traffic for an hour (SOAK=10m: for less)
+# make bench  this proxy beside others (ROUNDS=5, MODES="keepalive upload", as root for all peers)
+# make bench-report  what a request costs at many scales, drawn into docs/performance
 # make build, lint, fuzz, xcaddy: see below
 
 GO ?= go
 FUZZTIME ?= 30s
 SOAK ?= 1h
+ROUNDS ?= 5
+MODES ?=
+PROFILES ?=
 
 # The version of the tools that lint runs, from the module proxy.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run demo test clients agents attack soak lint fuzz xcaddy clean
+.PHONY: build run demo test clients agents attack soak bench bench-report lint fuzz xcaddy clean
 
 build:
 	$(GO) build -trimpath -o caddy ./cmd/caddy
@@ -47,6 +52,14 @@ attack:
 # Mixed traffic at half load, with reloads and faults; every answer is checked.
 soak:
 	$(GO) test -v -count=1 -timeout 0 -run TestSoak ./e2e/soak -args -soak.for $(SOAK)
+
+# Both write what they find to docs/performance.md. Let the machine do nothing else.
+bench:
+	scripts/bench-deps.sh
+	$(GO) test -v -count=1 -timeout 0 -run 'TestBench$$' ./e2e/bench -args -rounds $(ROUNDS) -modes '$(MODES)' -profiles '$(abspath $(PROFILES))'
+
+bench-report:
+	$(GO) test -v -count=1 -timeout 0 -run 'TestReport$$' ./e2e/bench -args -report
 
 lint:
 	scripts/lint.sh '$(STATICCHECK)' '$(GOVULNCHECK)'

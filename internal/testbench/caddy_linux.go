@@ -60,6 +60,8 @@ type Setup struct {
 	Site    string    // lines for the site, beside the proxy
 	Proxy   string    // lines for starpod_secrets
 	Log     io.Writer // takes standard output and standard error
+	// Processors is how many it uses at a time (GOMAXPROCS); 0 is all.
+	Processors int
 	// Activated has it take its listener from us, as from a systemd socket unit.
 	// On sockets of its own Caddy loses connections that nobody has accepted yet
 	// when a configuration is replaced (SO_REUSEPORT, socket(7)).
@@ -152,6 +154,9 @@ func (c *Caddy) start(tb testing.TB, setup Setup) {
 	c.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + c.Path("home"),
 		"XDG_CONFIG_HOME=" + c.Path("config"), "XDG_DATA_HOME=" + c.Path("data"), "TMPDIR=" + c.Path("tmp"),
+	}
+	if setup.Processors > 0 {
+		c.cmd.Env = append(c.cmd.Env, "GOMAXPROCS="+strconv.Itoa(setup.Processors))
 	}
 	if err := os.Mkdir(c.Path("tmp"), 0o700); err != nil {
 		tb.Fatal(err)
