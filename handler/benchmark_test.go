@@ -108,14 +108,13 @@ func BenchmarkMask(b *testing.B) {
 func TestNothingAllocated(t *testing.T) {
 	text := bytes.Repeat([]byte("The quick brown fox jumps over the lazy dog; start, stop, spot.\n"), 1<<10)
 	m := maskOf(maskedValues...)
-	follower := &frames{hooks: &messageScanner{f: messageForwarding(t)}, limit: 1 << 20}
-	frame := wire(frameOf(ws.OpText, true, true, string(text[:4096])))
-	out := make([]byte, 0, 2*len(frame))
+	messages := &messageScanner{f: messageForwarding(t)}
+	out := make([]byte, 0, 2*len(text))
 	for name, f := range map[string]func(){
 		"mask of an answer": func() { m.apply(text); m.pending(text) },
-		"WebSocket frame": func() {
+		"WebSocket message": func() {
 			var err error
-			if out, err = follower.append(out[:0], frame); err != nil {
+			if out, err = messages.data(out[:0], text, ws.OpText, true); err != nil {
 				t.Fatal(err)
 			}
 		},
