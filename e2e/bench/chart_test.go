@@ -42,9 +42,10 @@ const (
     .title { font-size: 15px; font-weight: 600 }
     .grid { stroke: #d1d9e0 }
     .line { fill: none; stroke-width: 2 }
-    .a { stroke: #0969da } .b { stroke: #bc4c00; stroke-dasharray: 7 3 } .c { stroke: #1a7f37; stroke-dasharray: 2 3 }
+    .a { stroke: #0969da } .b { stroke: #bc4c00 } .c { stroke: #1a7f37 }
+    path.b { stroke-dasharray: 7 3 } path.c { stroke-dasharray: 2 3 }
     text.a { fill: #0969da; stroke: none } text.b { fill: #bc4c00; stroke: none } text.c { fill: #1a7f37; stroke: none }
-    circle { fill: #ffffff; stroke-width: 2; stroke-dasharray: none }
+    circle { fill: #ffffff; stroke-width: 2 }
     @media (prefers-color-scheme: dark) {
       text { fill: #f0f6fc }
       .back, circle { fill: #0d1117 }

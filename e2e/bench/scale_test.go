@@ -19,7 +19,7 @@ const (
 
 var charts = []chart{
 	{name: "tunnels", title: "Processor by open tunnels", x: "open tunnels, 16 of them at work", y: microsLabel, series: []string{oneProcessor, twoProcessors}},
-	{name: "tunnels-memory", title: "Memory by open tunnels", x: "open tunnels", y: "memory, MB more than without", series: []string{oneProcessor, twoProcessors}},
+	{name: "tunnels-memory", title: "Memory by open tunnels", x: "open tunnels", y: "memory, MB more than without", logY: true, series: []string{oneProcessor, twoProcessors}},
 	{name: "rate", title: "Requests a second by open tunnels", x: "open tunnels, 16 of them at work", y: "requests a second", series: []string{oneProcessor, twoProcessors}},
 	{name: "tokens", title: "Processor by tokens in a request", x: "tokens in headers", y: microsLabel, series: []string{oneProcessor, twoProcessors}},
 	{name: "hosts", title: "Processor by hosts", x: "hosts in turn, a new tunnel for each request", y: microsLabel, series: []string{"first visit", "later"}},
@@ -41,7 +41,7 @@ func scalesFor(full bool) scales {
 	}
 	return scales{
 		tunnels: []int{1, 10, 100, 1000}, tokens: []int{1, 10, 100}, hosts: []int{1, 100, 10000},
-		bodies: []int64{1 << 10, 32 << 10, 1 << 20, 32 << 20, 1 << 30}, spell: 2 * time.Second,
+		bodies: []int64{1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1 << 30}, spell: 2 * time.Second,
 	}
 }
 
