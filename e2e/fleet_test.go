@@ -22,6 +22,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,8 +43,8 @@ func TestFleet(t *testing.T) {
 	upstream.HandleStream("/hash", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, hashOf(r.Header.Get("X-Key")))
 	}))
-	f := newFleet(t, pki)
-	f.startTogether(t, raceBinary(t))
+	f := newFleet(t, pki, raceBinary(t))
+	f.startTogether(t)
 	balancer := f.balance(t)
 
 	value := newValue()
@@ -61,7 +62,7 @@ func TestFleet(t *testing.T) {
 	victim := f.members[1]
 	lost := balancer.kill(t, 1, victim)
 	load.awaitMore(t, 200)
-	victim.start(t, raceBinary(t))
+	victim.Start(t)
 	before := balancer.handed(1)
 	testbench.Await(t, time.Minute, func() error {
 		if n := balancer.handed(1) - before; n < 20 {
@@ -100,8 +101,8 @@ func TestFleetStartsTogether(t *testing.T) {
 	}))
 	for round := range 4 {
 		t.Run(strconv.Itoa(round), func(t *testing.T) {
-			f := newFleet(t, pki)
-			f.startTogether(t, plainBinary(t))
+			f := newFleet(t, pki, plainBinary(t))
+			f.startTogether(t)
 			value := newValue()
 			f.checkEach(t, upstream, testbench.Seal(t, f.key, value, testbench.APIHost), value)
 			f.checkOneAuthority(t)
@@ -125,9 +126,9 @@ type fleet struct {
 var keySlots = []string{"current", "next", "old"}
 
 // newFleet prepares instances, none of which runs yet.
-func newFleet(t *testing.T, pki *testbench.PKI) *fleet {
+func newFleet(t *testing.T, pki *testbench.PKI, binary string) *fleet {
 	t.Helper()
-	f := &fleet{dir: serverFolder(t), key: randomKey()}
+	f := &fleet{dir: testbench.ShortDir(t), key: randomKey()}
 	if err := os.Mkdir(f.path("keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -136,11 +137,12 @@ func newFleet(t *testing.T, pki *testbench.PKI) *fleet {
 	}
 	write(t, f.path("upstream.pem"), pki.RootPEM)
 	for range fleetSize {
-		s := &server{dir: serverFolder(t), key: f.key, log: new(lockedBuffer)}
-		port := testbench.FreePort(t)
-		s.proxy = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
-		s.admin = s.adminClient()
-		write(t, s.path("Caddyfile"), f.caddyfile(t, s, port))
+		s := newServer(t)
+		s.Caddy = testbench.PrepareCaddy(t, testbench.Setup{
+			Binary: binary, Log: s.log,
+			Hosts: []string{testbench.APIHost},
+		})
+		write(t, s.Path("Caddyfile"), f.caddyfile(t, s))
 		f.members = append(f.members, s)
 	}
 	return f
@@ -149,7 +151,7 @@ func newFleet(t *testing.T, pki *testbench.PKI) *fleet {
 func (f *fleet) path(name string) string { return filepath.Join(f.dir, name) }
 
 // caddyfile is that of the example, with the places and addresses of the test.
-func (f *fleet) caddyfile(t *testing.T, s *server, port int) []byte {
+func (f *fleet) caddyfile(t *testing.T, s *server) []byte {
 	t.Helper()
 	root, err := testbench.ModuleRoot()
 	if err != nil {
@@ -161,12 +163,12 @@ func (f *fleet) caddyfile(t *testing.T, s *server, port int) []byte {
 	}
 	text := string(example)
 	for _, change := range [][2]string{
-		{"unix//run/caddy-admin.sock", "unix/" + s.path("admin.sock")},
+		{"unix//run/caddy-admin.sock", "unix/" + s.Path("admin.sock")},
 		{"/srv/starpod", f.path("storage")},
-		{"/var/lib/starpod", s.path("starpod")},
+		{"/var/lib/starpod", s.Path("starpod")},
 		{"/etc/starpod/keys", f.path("keys")},
 		{"allow 10.0.0.0/8", "allow 127.0.0.0/8"},
-		{"http://:8080 {", fmt.Sprintf("http://:%d {\n\tbind 127.0.0.1", port)},
+		{"http://:8080 {", fmt.Sprintf("http://:%s {\n\tbind 127.0.0.1", s.URL.Port())},
 		{"starpod_secrets {", "starpod_secrets {\n\t\tegress {\n\t\t\tallow 127.0.0.0/8\n\t\t\ttrust " + f.path("upstream.pem") + "\n\t\t}"},
 	} {
 		if !strings.Contains(text, change[0]) {
@@ -178,13 +180,13 @@ func (f *fleet) caddyfile(t *testing.T, s *server, port int) []byte {
 }
 
 // startTogether starts all instances before it waits for any.
-func (f *fleet) startTogether(t *testing.T, binary string) {
+func (f *fleet) startTogether(t *testing.T) {
 	t.Helper()
 	for _, s := range f.members {
-		s.launch(t, binary)
+		s.Launch(t)
 	}
 	for _, s := range f.members {
-		s.awaitPort(t)
+		s.AwaitListening(t)
 	}
 }
 
@@ -245,7 +247,7 @@ func (f *fleet) checkEach(t *testing.T, upstream *testbench.Upstream, token, val
 	t.Helper()
 	for i, s := range f.members {
 		for _, protocols := range []*http.Protocols{only((*http.Protocols).SetHTTP1), only((*http.Protocols).SetHTTP2)} {
-			if err := ask(t.Context(), f.transport(t, s.proxy, protocols), upstream, token, value); err != nil {
+			if err := ask(t.Context(), f.transport(t, s.URL, protocols), upstream, token, value); err != nil {
 				t.Errorf("instance %d over %s: %v", i, protocols, err)
 			}
 		}
@@ -303,7 +305,7 @@ func (f *fleet) changeKeys(t *testing.T, upstream *testbench.Upstream, token, va
 	newToken := testbench.Seal(t, newKey, newSecret, testbench.APIHost)
 	f.putKey(t, "next", newKey)
 	for i, s := range f.members {
-		transport := f.transport(t, s.proxy, only((*http.Protocols).SetHTTP1))
+		transport := f.transport(t, s.URL, only((*http.Protocols).SetHTTP1))
 		testbench.Await(t, 30*time.Second, func() error {
 			if err := ask(t.Context(), transport, upstream, newToken, newSecret); err != nil {
 				return fmt.Errorf("instance %d does not open tokens of the next key: %w", i, err)
@@ -337,8 +339,8 @@ func (f *fleet) restartEach(t *testing.T, b *balancer) {
 	t.Helper()
 	for i, s := range f.members {
 		b.drain(t, i)
-		s.stop(t)
-		s.start(t, raceBinary(t))
+		s.Stop(t)
+		s.Start(t)
 		b.admit(i)
 	}
 }
@@ -416,7 +418,7 @@ func (b *balancer) serve(client net.Conn) {
 		if r == nil {
 			continue
 		}
-		instance, err := net.Dial("tcp", b.members[i].proxy.Host)
+		instance, err := net.Dial("tcp", b.members[i].URL.Host)
 		if err != nil {
 			b.forget(client)
 			continue
@@ -424,7 +426,7 @@ func (b *balancer) serve(client net.Conn) {
 		b.count(i)
 		defer b.end(client, r)
 		defer instance.Close()
-		fmt.Fprintf(instance, "PROXY TCP4 %s 127.0.0.1 40000 %s\r\n", behindBalancer, b.members[i].proxy.Port())
+		fmt.Fprintf(instance, "PROXY TCP4 %s 127.0.0.1 40000 %s\r\n", behindBalancer, b.members[i].URL.Port())
 		go func() {
 			io.Copy(instance, client)
 			instance.Close()
@@ -508,10 +510,10 @@ func (b *balancer) kill(t *testing.T, member int, s *server) (lost int) {
 	b.mu.Lock()
 	b.victim = member
 	b.mu.Unlock()
-	if err := s.cmd.Process.Kill(); err != nil {
+	if err := syscall.Kill(s.Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-s.done // its sockets are closed
+	<-s.Ended() // its sockets are closed
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dead = time.Now()

@@ -33,7 +33,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 	transport.CloseIdleConnections()
 
-	pid := s.cmd.Process.Pid
+	pid := s.Pid
 	before := testbench.ReadUsage(t, pid).FDs
 	limit := uint64(before + 20)
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}, nil); err != nil {
@@ -41,7 +41,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 	var held []net.Conn
 	for range 60 { // those over the limit stay in the queue of the socket
-		conn, err := net.Dial("tcp", s.proxy.Host)
+		conn, err := net.Dial("tcp", s.URL.Host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 		}
 		return nil
 	})
-	s.stop(t)
+	s.Stop(t)
 	s.holdsNo(t, "standard error", []byte(s.log.String()), value)
 }
 

@@ -59,7 +59,7 @@ func TestMemoryUnderMany(t *testing.T) {
 		}
 	}
 
-	testbench.ResetPeak(t, s.cmd.Process.Pid)
+	testbench.ResetPeak(t, s.Pid)
 	const size = 4 << 20
 	var group sync.WaitGroup
 	for i := range uploads {
@@ -72,7 +72,7 @@ func TestMemoryUnderMany(t *testing.T) {
 		})
 	}
 	group.Wait()
-	peak := testbench.ReadUsage(t, s.cmd.Process.Pid).PeakRSS
+	peak := testbench.ReadUsage(t, s.Pid).PeakRSS
 	t.Logf("%d uploads of %d MiB: peak %d MiB, idle %d MiB", uploads, size>>20, peak>>20, idle>>20)
 	if most := idle + 128<<20 + int64(uploads)*2<<20; peak > most {
 		t.Errorf("%d uploads: got a peak of %d MiB, want %d at most", uploads, peak>>20, most>>20)
@@ -95,7 +95,7 @@ func each(n int, f func(int)) {
 // openTunnel opens a tunnel and makes the TLS handshake in it; nil if it failed.
 func (s *server) openTunnel(t *testing.T, config *tls.Config, host string) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.proxy.Host)
+	conn, err := net.Dial("tcp", s.URL.Host)
 	if err != nil {
 		t.Error(err)
 		return nil

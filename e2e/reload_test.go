@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,29 +74,6 @@ func TestReloadsUnderLoad(t *testing.T) {
 		return nil
 	})
 	t.Logf("before %+v, after %d reloads %+v", before, reloads, after)
-}
-
-// reload loads the Caddyfile again, as `caddy reload --force` does.
-func (s *server) reload(t *testing.T) {
-	t.Helper()
-	config, err := os.ReadFile(s.path("Caddyfile"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://admin/load", bytes.NewReader(config))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "text/caddyfile")
-	r.Header.Set("Cache-Control", "must-revalidate")
-	response, err := s.admin.Do(r)
-	if err != nil {
-		t.Fatalf("reloading: %v", err)
-	}
-	defer response.Body.Close()
-	if answer, _ := io.ReadAll(response.Body); response.StatusCode != http.StatusOK {
-		t.Fatalf("reloading: got %d %s, want 200", response.StatusCode, answer)
-	}
 }
 
 // load sends requests of each kind until it is stopped, which tells how many there
@@ -302,14 +278,14 @@ func TestGracePeriod(t *testing.T) {
 			s.reload(t) // one that was replaced is given the time as well
 			busy = append(busy, startDownload(t, s.transport(t, only((*http.Protocols).SetHTTP1)), upstream.URL(testbench.APIHost)+"/stream", s.seal(t, newValue(), testbench.APIHost)))
 			started := time.Now()
-			if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			if err := syscall.Kill(s.Pid, syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
 			if test.finishes {
 				time.AfterFunc(test.least, func() { close(over) })
 			}
 			select {
-			case <-s.done:
+			case <-s.Ended():
 			case <-time.After(test.most):
 				t.Fatalf("caddy has not ended within %v", test.most)
 			}
@@ -346,19 +322,19 @@ func TestKeyRotation(t *testing.T) {
 		return upstream.Last(t).Header.Get("X-Key")
 	}
 	oldValue, newValue, thirdValue := newValue(), newValue(), newValue()
-	oldKey, newKey, thirdKey := s.key, randomKey(), randomKey()
+	oldKey, newKey, thirdKey := s.Key, randomKey(), randomKey()
 	oldToken := testbench.Seal(t, oldKey, oldValue, testbench.APIHost)
 	newToken := testbench.Seal(t, newKey, newValue, testbench.APIHost)
 	thirdToken := testbench.Seal(t, thirdKey, thirdValue, testbench.APIHost)
 
-	write(t, s.path("old"), oldKey)
-	write(t, s.path("key"), newKey)
-	config, err := os.ReadFile(s.path("Caddyfile"))
+	write(t, s.Path("old"), oldKey)
+	write(t, s.Path("key"), newKey)
+	config, err := os.ReadFile(s.Path("Caddyfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	both := strings.Replace(string(config), s.path("key")+"\n", s.path("key")+" "+s.path("old")+"\n", 1)
-	write(t, s.path("Caddyfile"), []byte(both))
+	both := strings.Replace(string(config), s.Path("key")+"\n", s.Path("key")+" "+s.Path("old")+"\n", 1)
+	write(t, s.Path("Caddyfile"), []byte(both))
 	s.reload(t)
 	if got := sent(oldToken); got != oldValue {
 		t.Errorf("after a reload: a token of the older key became %q, want its value", got)
@@ -366,7 +342,7 @@ func TestKeyRotation(t *testing.T) {
 	if got := sent(newToken); got != newValue {
 		t.Errorf("after a reload: a token of the newer key became %q, want its value", got)
 	}
-	seal := testbench.Command(t, plainBinary(t), "starpod", "seal", "--key-file", s.path("key"), "--host", testbench.APIHost)
+	seal := testbench.Command(t, plainBinary(t), "starpod", "seal", "--key-file", s.Path("key"), "--host", testbench.APIHost)
 	seal.Stdin = strings.NewReader(newValue)
 	sealed, err := seal.Output()
 	if err != nil {
@@ -376,8 +352,8 @@ func TestKeyRotation(t *testing.T) {
 		t.Errorf("a token sealed with the first file became %q, want its value", got)
 	}
 
-	write(t, s.path("next"), thirdKey)
-	if err := os.Rename(s.path("next"), s.path("key")); err != nil {
+	write(t, s.Path("next"), thirdKey)
+	if err := os.Rename(s.Path("next"), s.Path("key")); err != nil {
 		t.Fatal(err)
 	}
 	testbench.Await(t, 30*time.Second, func() error {

@@ -21,7 +21,7 @@ func TestASealedTokenIsSwappedByAServerWithTheSameKey(t *testing.T) {
 	s := startServer(t, raceBinary(t), pki, "", "")
 	value := newValue()
 
-	cmd := exec.CommandContext(t.Context(), raceBinary(t), "starpod", "seal", "--key-file", s.path("key"), "--host", testbench.APIHost)
+	cmd := exec.CommandContext(t.Context(), raceBinary(t), "starpod", "seal", "--key-file", s.Path("key"), "--host", testbench.APIHost)
 	cmd.Env = cleanEnviron(t)
 	cmd.Stdin = strings.NewReader(value)
 	out, err := cmd.Output()

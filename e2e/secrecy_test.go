@@ -88,7 +88,7 @@ func TestNoValueIsWrittenAnywhereAtDebug(t *testing.T) {
 	for _, path := range []string{"/config/", "/metrics", "/starpod/status", "/debug/vars", "/debug/pprof/cmdline"} {
 		s.holdsNo(t, "GET "+path, s.get(t, path), value)
 	}
-	s.stop(t) // so that everything is written
+	s.Stop(t) // so that everything is written
 	s.wroteNo(t, value)
 }
 
@@ -140,7 +140,7 @@ func (s *server) wroteNo(t *testing.T, value string) {
 	t.Helper()
 	s.holdsNo(t, "standard error", []byte(s.log.String()), value)
 	seen := map[string]bool{}
-	err := filepath.WalkDir(s.dir, func(path string, entry os.DirEntry, err error) error {
+	err := filepath.WalkDir(s.Dir, func(path string, entry os.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
@@ -166,7 +166,7 @@ func (s *server) holdsNo(t *testing.T, name string, text []byte, value string) {
 	if forms := testbench.FindSecret(text, value); len(forms) > 0 {
 		t.Errorf("%s holds the value as %v", name, forms)
 	}
-	if forms := testbench.FindSecret(text, string(s.key)); len(forms) > 0 {
+	if forms := testbench.FindSecret(text, string(s.Key)); len(forms) > 0 {
 		t.Errorf("%s holds the master key as %v", name, forms)
 	}
 }

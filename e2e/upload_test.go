@@ -40,7 +40,7 @@ func TestALargeUploadTakesNoMemory(t *testing.T) {
 			client := &http.Client{Transport: s.transport(t, test.protocols)}
 			post(t, client, upstream, strings.NewReader("warm up"), 7)
 			idle := s.usage(t).RSS
-			testbench.ResetPeak(t, s.cmd.Process.Pid)
+			testbench.ResetPeak(t, s.Pid)
 
 			value := newValue()
 			before, behind := uploadSize-1000, int64(300)
@@ -60,7 +60,7 @@ func TestALargeUploadTakesNoMemory(t *testing.T) {
 			if wantLength := map[bool]int64{true: size, false: -1}[test.sized]; got.ContentLength != wantLength {
 				t.Errorf("Content-Length: got %d, want %d", got.ContentLength, wantLength)
 			}
-			peak := testbench.ReadUsage(t, s.cmd.Process.Pid).PeakRSS
+			peak := testbench.ReadUsage(t, s.Pid).PeakRSS
 			t.Logf("memory: idle %d MiB, peak %d MiB", idle>>20, peak>>20)
 			if peak-idle > maxGrowth {
 				t.Errorf("memory: got a peak %d MiB above idle, want %d at most", (peak-idle)>>20, maxGrowth>>20)

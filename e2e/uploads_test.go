@@ -78,7 +78,7 @@ func TestACodedUploadTakesLittleMemory(t *testing.T) {
 			post(t, client, upstream, strings.NewReader("warm up"), 7)
 			for _, length := range []int64{int64(sent.Len()), -1} {
 				idle := s.usage(t).RSS
-				testbench.ResetPeak(t, s.cmd.Process.Pid)
+				testbench.ResetPeak(t, s.Pid)
 				req, err := http.NewRequest(http.MethodPost, upstream.URL(testbench.APIHost)+"/"+coding.name+"/", io.NopCloser(bytes.NewReader(sent.Bytes())))
 				if err != nil {
 					t.Fatal(err)
@@ -94,7 +94,7 @@ func TestACodedUploadTakesLittleMemory(t *testing.T) {
 				if wantSum := hex.EncodeToString(want.Sum(nil)) + "<nil>"; resp.StatusCode != http.StatusOK || sum != wantSum {
 					t.Errorf("length %d: got %d %s and hash %s, want 200 and %s", length, resp.StatusCode, answer, sum, wantSum)
 				}
-				peak := testbench.ReadUsage(t, s.cmd.Process.Pid).PeakRSS
+				peak := testbench.ReadUsage(t, s.Pid).PeakRSS
 				t.Logf("length %d: memory idle %d MiB, peak %d MiB", length, idle>>20, peak>>20)
 				if peak-idle > maxCodedGrowth {
 					t.Errorf("length %d: got a peak %d MiB above idle, want %d at most", length, (peak-idle)>>20, maxCodedGrowth>>20)
@@ -138,7 +138,7 @@ func TestParallelUploads(t *testing.T) {
 	client := &http.Client{Transport: s.transport(t, only((*http.Protocols).SetHTTP1))}
 	post(t, client, upstream, strings.NewReader("warm up"), 7)
 	idle := s.usage(t).RSS
-	testbench.ResetPeak(t, s.cmd.Process.Pid)
+	testbench.ResetPeak(t, s.Pid)
 
 	var group sync.WaitGroup
 	for i := range parallelUploads {
@@ -176,7 +176,7 @@ func TestParallelUploads(t *testing.T) {
 		})
 	}
 	group.Wait()
-	peak := testbench.ReadUsage(t, s.cmd.Process.Pid).PeakRSS
+	peak := testbench.ReadUsage(t, s.Pid).PeakRSS
 	t.Logf("memory: idle %d MiB, peak %d MiB", idle>>20, peak>>20)
 	if peak-idle > maxParallelGrowth {
 		t.Errorf("memory: got a peak %d MiB above idle, want %d at most", (peak-idle)>>20, maxParallelGrowth>>20)

@@ -20,8 +20,12 @@ var ours = peer{name: oursName, start: func(tb testing.TB, w *world) *proxy { re
 // startOurs starts it on so many processors; 0 is all.
 func startOurs(tb testing.TB, w *world, processors int) *proxy {
 	tb.Helper()
+	var env []string
+	if processors > 0 {
+		env = append(env, fmt.Sprintf("GOMAXPROCS=%d", processors))
+	}
 	c := testbench.StartCaddy(tb, w.pki, testbench.Setup{
-		Binary: w.binary, Hosts: append(w.hosts, apiHost), Log: os.Stderr, Processors: processors,
+		Binary: w.binary, Hosts: append(w.hosts, apiHost), Log: os.Stderr, Env: env,
 		Options: "log {\n\t\tlevel ERROR\n\t}",
 	})
 	return &proxy{

@@ -60,8 +60,7 @@ type Setup struct {
 	Site    string    // lines for the site, beside the proxy
 	Proxy   string    // lines for starpod_secrets
 	Log     io.Writer // takes standard output and standard error
-	// Processors is how many it uses at a time (GOMAXPROCS); 0 is all.
-	Processors int
+	Env     []string  // added to its environment
 	// Activated has it take its listener from us, as from a systemd socket unit.
 	// On sockets of its own Caddy loses connections that nobody has accepted yet
 	// when a configuration is replaced (SO_REUSEPORT, socket(7)).
@@ -77,8 +76,9 @@ type Caddy struct {
 	Admin *http.Client
 	Pid   int
 
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	setup Setup
+	cmd   *exec.Cmd
+	done  chan struct{}
 }
 
 const caddyfile = `{
@@ -109,35 +109,49 @@ const caddyfile = `{
 // StartCaddy runs the binary until the test ends.
 func StartCaddy(tb testing.TB, pki *PKI, setup Setup) *Caddy {
 	tb.Helper()
-	// Not tb.TempDir: the path of a unix socket has 108 bytes at most (unix(7)).
-	dir, err := os.MkdirTemp("", "sp-")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	c := &Caddy{Dir: dir, Key: make([]byte, 32), done: make(chan struct{})}
-	rand.Read(c.Key)
-	c.URL = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb)))}
+	c := PrepareCaddy(tb, setup)
 	bind := "127.0.0.1"
 	if setup.Activated {
 		bind = "fd/3"
 	}
 	for name, content := range map[string][]byte{
 		"key": c.Key, "upstream.pem": pki.RootPEM,
-		"Caddyfile": fmt.Appendf(nil, caddyfile, dir, c.port(), setup.Options, setup.Site, setup.Proxy, bind),
+		"Caddyfile": fmt.Appendf(nil, caddyfile, c.Dir, c.port(), setup.Options, setup.Site, setup.Proxy, bind),
 	} {
 		if err := os.WriteFile(c.Path(name), content, 0o600); err != nil {
 			tb.Fatal(err)
 		}
 	}
+	c.Start(tb)
+	return c
+}
+
+// PrepareCaddy makes the folder and finds a port, for a Caddyfile that the caller
+// writes into Dir. It is to listen at URL, and its admin endpoint at admin.sock in Dir.
+func PrepareCaddy(tb testing.TB, setup Setup) *Caddy {
+	tb.Helper()
+	c := &Caddy{Dir: ShortDir(tb), Key: make([]byte, 32), setup: setup}
+	rand.Read(c.Key)
+	c.URL = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb)))}
 	c.Admin = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", c.Path("admin.sock"))
 		},
 		DisableKeepAlives: true,
 	}}
-	c.start(tb, setup)
 	return c
+}
+
+// ShortDir is a temporary folder with a path short enough for a unix socket in it (108
+// bytes, unix(7)), which those of tb.TempDir are not.
+func ShortDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "sp-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func (c *Caddy) port() int {
@@ -148,38 +162,47 @@ func (c *Caddy) port() int {
 // Path is the path of a file in Dir.
 func (c *Caddy) Path(name string) string { return filepath.Join(c.Dir, name) }
 
-func (c *Caddy) start(tb testing.TB, setup Setup) {
+// Start starts the process, also one that has ended, and waits until it listens.
+func (c *Caddy) Start(tb testing.TB) {
 	tb.Helper()
-	c.cmd = CommandKnowing(tb, setup.Hosts, setup.Binary, "run", "--config", c.Path("Caddyfile"))
-	c.cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + c.Path("home"),
-		"XDG_CONFIG_HOME=" + c.Path("config"), "XDG_DATA_HOME=" + c.Path("data"), "TMPDIR=" + c.Path("tmp"),
-	}
-	if setup.Processors > 0 {
-		c.cmd.Env = append(c.cmd.Env, "GOMAXPROCS="+strconv.Itoa(setup.Processors))
-	}
-	if err := os.Mkdir(c.Path("tmp"), 0o700); err != nil {
+	c.Launch(tb)
+	c.AwaitListening(tb)
+}
+
+// Launch starts the process, and ends it with the test.
+func (c *Caddy) Launch(tb testing.TB) {
+	tb.Helper()
+	c.cmd = CommandKnowing(tb, c.setup.Hosts, c.setup.Binary, "run", "--config", c.Path("Caddyfile"))
+	c.cmd.Env = append(c.setup.Env,
+		"PATH="+os.Getenv("PATH"), "HOME="+c.Path("home"),
+		"XDG_CONFIG_HOME="+c.Path("config"), "XDG_DATA_HOME="+c.Path("data"), "TMPDIR="+c.Path("tmp"),
+	)
+	if err := os.MkdirAll(c.Path("tmp"), 0o700); err != nil {
 		tb.Fatal(err)
 	}
-	c.cmd.Stdout, c.cmd.Stderr = setup.Log, setup.Log
-	if setup.Activated {
+	c.cmd.Stdout, c.cmd.Stderr = c.setup.Log, c.setup.Log
+	if c.setup.Activated {
 		c.cmd.ExtraFiles = []*os.File{listenFile(tb, c.URL.Host)}
 	}
 	if err := c.cmd.Start(); err != nil {
 		tb.Fatalf("starting caddy: %v", err)
 	}
 	c.Pid = c.cmd.Process.Pid
+	cmd, done := c.cmd, make(chan struct{})
+	c.done = done
 	go func() {
-		c.cmd.Wait()
-		close(c.done)
+		cmd.Wait()
+		close(done)
 	}()
 	tb.Cleanup(func() { c.Stop(tb) })
+}
+
+// AwaitListening waits until the server listens.
+func (c *Caddy) AwaitListening(tb testing.TB) {
+	tb.Helper()
 	Await(tb, time.Minute, func() error {
 		if !c.Running() {
-			return fmt.Errorf("caddy ended with %v", c.cmd.ProcessState)
-		}
-		if _, err := os.Stat(c.Path("starpod/proxy-ca.pem")); err != nil {
-			return err
+			tb.Fatalf("caddy ended with %v", c.cmd.ProcessState)
 		}
 		conn, err := net.Dial("tcp", c.URL.Host)
 		if err == nil {
@@ -205,10 +228,13 @@ func listenFile(tb testing.TB, address string) *os.File {
 	return file
 }
 
+// Ended is closed when the process has ended.
+func (c *Caddy) Ended() <-chan struct{} { return c.done }
+
 // Running tells whether the process has not ended.
 func (c *Caddy) Running() bool {
 	select {
-	case <-c.done:
+	case <-c.Ended():
 		return false
 	default:
 		return true
@@ -232,10 +258,13 @@ func (c *Caddy) Stop(tb testing.TB) {
 func (c *Caddy) Roots(tb testing.TB) *x509.CertPool {
 	tb.Helper()
 	pool := x509.NewCertPool()
-	root, err := os.ReadFile(c.Path("starpod/proxy-ca.pem"))
-	if err != nil || !pool.AppendCertsFromPEM(root) {
-		tb.Fatalf("the proxy's root: got %q (%v), want a certificate", root, err)
-	}
+	Await(tb, 10*time.Second, func() error {
+		root, err := os.ReadFile(c.Path("starpod/proxy-ca.pem"))
+		if err == nil && !pool.AppendCertsFromPEM(root) {
+			err = fmt.Errorf("the proxy's root: got %q, want a certificate", root)
+		}
+		return err
+	})
 	return pool
 }
 
