@@ -4,6 +4,7 @@
 # make clients  which programs it works with, into docs/clients.md (as root)
 # make agents the coding agents of docs/recipes.md, from npm (as root)
 # make attack hostile inputs against the binary, one line each
+# make large  the tests of sizes and counts, as large as a busy machine has them
 # make soak   mixed traffic for an hour (SOAK=10m: for less)
 # make bench  this proxy beside others (ROUNDS=5, MODES="keepalive upload", as root for all peers)
 # make bench-report  what a request costs at many scales, drawn into docs/performance
@@ -20,7 +21,7 @@ PROFILES ?=
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run demo test clients agents attack soak bench bench-report lint fuzz xcaddy clean
+.PHONY: build run demo test clients agents attack large soak bench bench-report lint fuzz xcaddy clean
 
 build:
 	$(GO) build -trimpath -o caddy ./cmd/caddy
@@ -48,6 +49,10 @@ agents:
 attack:
 	scripts/test-deps.sh
 	$(GO) test -v -count=1 ./e2e/attack
+
+large:
+	scripts/test-deps.sh
+	$(GO) test -v -count=1 -timeout 0 ./e2e -run 'Upload|Tunnels|Many|Reloads' -args -full
 
 # Mixed traffic at half load, with reloads and faults; every answer is checked.
 soak:

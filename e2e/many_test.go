@@ -17,17 +17,22 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
-// full makes TestMemoryUnderMany use as much as a busy machine would.
-var full = flag.Bool("full", false, "10000 hosts, 1000 idle tunnels and 200 uploads in place of fewer")
+// full has the tests use as much as a busy machine would. What they want is the same.
+var full = flag.Bool("full", false, "10000 hosts, 1000 idle tunnels, 200 uploads, an upload of 1 GiB and so on, in place of fewer")
+
+func sized[T any](usual, large T) T {
+	if *full {
+		return large
+	}
+	return usual
+}
 
 // TestMemoryUnderMany measures what hosts, idle tunnels and uploads cost.
 //
 // Not parallel: it measures the memory of a process that must do nothing else.
 func TestMemoryUnderMany(t *testing.T) {
-	hosts, tunnels, uploads := 1100, 100, 20 // more hosts than certificates are kept
-	if *full {
-		hosts, tunnels, uploads = 10000, 1000, 200
-	}
+	hosts := sized(1100, 10000) // more than certificates are kept
+	tunnels, uploads := sized(100, 1000), sized(20, 200)
 	pki := testbench.NewPKI(t)
 	upstream := testbench.NewUpstream(t, pki)
 	s := startServer(t, plainBinary(t), pki, "", "")
@@ -68,7 +73,9 @@ func TestMemoryUnderMany(t *testing.T) {
 			if i%2 == 1 {
 				length = -1
 			}
-			post(t, &http.Client{Transport: transport}, upstream, io.LimitReader(zeros{}, size), length)
+			if err := upload(t, &http.Client{Transport: transport}, upstream, io.LimitReader(zeros{}, size), length); err != nil {
+				t.Errorf("upload %d: %v", i, err)
+			}
 		})
 	}
 	group.Wait()

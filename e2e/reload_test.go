@@ -21,8 +21,6 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
-const reloads = 100
-
 // Not parallel: it counts what the process holds.
 func TestReloadsUnderLoad(t *testing.T) {
 	pki := testbench.NewPKI(t)
@@ -32,6 +30,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	over := streaming(upstream)
 	h1, h2 := only((*http.Protocols).SetHTTP1), only((*http.Protocols).SetHTTP2)
 
+	reloads := sized(30, 100)
 	stop := s.load(t, upstream, token)
 	s.reload(t)
 	stop()
@@ -51,7 +50,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	for range reloads {
 		s.reload(t)
 	}
-	if n := stop(); n < reloads {
+	if n := stop(); n < int64(reloads) {
 		t.Errorf("got %d requests while reloading, want %d at least", n, reloads)
 	}
 	for _, d := range busy {

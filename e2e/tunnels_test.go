@@ -13,11 +13,7 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
-const (
-	warmUpTunnels = 500
-	manyTunnels   = 5000
-	tunnelWorkers = 8
-)
+const tunnelWorkers = 8
 
 // Not parallel: it measures the memory of a process that must do nothing else.
 func TestTunnelsLeaveNothingBehind(t *testing.T) {
@@ -28,9 +24,10 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	value := newValue()
 	token := s.seal(t, value, testbench.APIHost)
 
-	openTunnels(t, s, upstream, token, warmUpTunnels)
+	warmUp, many := sized(200, 500), sized(1000, 5000)
+	openTunnels(t, s, upstream, token, warmUp)
 	before := settled(t, s)
-	openTunnels(t, s, upstream, token, manyTunnels)
+	openTunnels(t, s, upstream, token, many)
 
 	var after load
 	testbench.Await(t, time.Minute, func() error {
@@ -47,8 +44,8 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	})
 	t.Logf("before %+v, after %+v", before, after)
 	got := upstream.Requests()
-	if len(got) != warmUpTunnels+manyTunnels {
-		t.Fatalf("requests: got %d, want %d", len(got), warmUpTunnels+manyTunnels)
+	if len(got) != warmUp+many {
+		t.Fatalf("requests: got %d, want %d", len(got), warmUp+many)
 	}
 	for _, request := range got {
 		if request.Header.Get("X-Key") != value {

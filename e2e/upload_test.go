@@ -5,6 +5,7 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -13,17 +14,15 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
-const (
-	uploadSize = 1 << 30
-	// maxGrowth is how much memory an upload of any size may take, in bytes.
-	maxGrowth = 16 << 20
-)
+// maxGrowth is how much memory an upload of any size may take, in bytes.
+const maxGrowth = 16 << 20
 
 // Not parallel: it measures the memory of a process that must do nothing else.
 func TestALargeUploadTakesNoMemory(t *testing.T) {
 	caddy := plainBinary(t)
 	pki := testbench.NewPKI(t)
 	upstream := testbench.NewUpstream(t, pki)
+	size := sized[int64](128<<20, 1<<30)
 	for _, test := range []struct {
 		name      string
 		protocols *http.Protocols
@@ -43,21 +42,21 @@ func TestALargeUploadTakesNoMemory(t *testing.T) {
 			testbench.ResetPeak(t, s.Pid)
 
 			value := newValue()
-			before, behind := uploadSize-1000, int64(300)
+			before, behind := size-1000, int64(300)
 			token := s.seal(t, value, testbench.APIHost)
 			length := int64(-1)
 			if test.sized {
-				length = int64(before) + int64(len(token)) + behind
+				length = before + int64(len(token)) + behind
 			}
-			post(t, client, upstream, filled(int64(before), token, behind), length)
+			post(t, client, upstream, filled(before, token, behind), length)
 
 			got := upstream.Last(t)
 			want := sha256.New()
-			size, _ := io.Copy(want, filled(int64(before), value, behind))
-			if sum := hex.EncodeToString(want.Sum(nil)); got.BodySHA256 != sum || got.BodySize != size {
-				t.Errorf("body: got %d bytes with hash %s, want %d with %s", got.BodySize, got.BodySHA256, size, sum)
+			length, _ = io.Copy(want, filled(before, value, behind))
+			if sum := hex.EncodeToString(want.Sum(nil)); got.BodySHA256 != sum || got.BodySize != length {
+				t.Errorf("body: got %d bytes with hash %s, want %d with %s", got.BodySize, got.BodySHA256, length, sum)
 			}
-			if wantLength := map[bool]int64{true: size, false: -1}[test.sized]; got.ContentLength != wantLength {
+			if wantLength := map[bool]int64{true: length, false: -1}[test.sized]; got.ContentLength != wantLength {
 				t.Errorf("Content-Length: got %d, want %d", got.ContentLength, wantLength)
 			}
 			peak := testbench.ReadUsage(t, s.Pid).PeakRSS
@@ -81,19 +80,27 @@ func filled(before int64, middle string, behind int64) io.Reader {
 // post sends a body of the length (-1: does not say) and wants a 200.
 func post(t *testing.T, client *http.Client, upstream *testbench.Upstream, body io.Reader, length int64) {
 	t.Helper()
+	if err := upload(t, client, upstream, body, length); err != nil {
+		t.Fatalf("uploading: %v", err)
+	}
+}
+
+// upload is post for any goroutine.
+func upload(t *testing.T, client *http.Client, upstream *testbench.Upstream, body io.Reader, length int64) error {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, upstream.URL(testbench.APIHost)+"/upload", io.NopCloser(body))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	req.ContentLength = length
 	req.Header.Set("Content-Type", "application/octet-stream")
 	resp, err := client.Do(req)
 	if err != nil {
-		t.Fatalf("uploading: %v", err)
+		return err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("uploading: got %d %q (%v), want 200", resp.StatusCode, answer, err)
+		return fmt.Errorf("got %d %q (%v), want 200", resp.StatusCode, answer, err)
 	}
+	return nil
 }

@@ -124,7 +124,6 @@ func (r letterReader) Read(p []byte) (int, error) {
 
 const (
 	parallelUploads = 50
-	parallelSize    = 100 << 20
 	// maxParallelGrowth is how much memory all of them may take together, in
 	// bytes: 2 MiB each.
 	maxParallelGrowth = parallelUploads * 2 << 20
@@ -140,12 +139,13 @@ func TestParallelUploads(t *testing.T) {
 	idle := s.usage(t).RSS
 	testbench.ResetPeak(t, s.Pid)
 
+	size := sized[int64](16<<20, 100<<20)
 	var group sync.WaitGroup
 	for i := range parallelUploads {
 		group.Go(func() {
 			value := newValue()
 			token := s.seal(t, value, testbench.APIHost)
-			before, behind := int64(parallelSize-1000), int64(i)
+			before, behind := size-1000, int64(i)
 			length := before + int64(len(token)) + behind
 			if i%2 == 1 {
 				length = -1
@@ -163,11 +163,11 @@ func TestParallelUploads(t *testing.T) {
 			}
 			resp.Body.Close()
 			want := sha256.New()
-			size, _ := io.Copy(want, filled(before, value, behind))
+			length, _ = io.Copy(want, filled(before, value, behind))
 			for _, got := range upstream.Requests() {
 				if got.Path == fmt.Sprintf("/%d", i) {
-					if sum := hex.EncodeToString(want.Sum(nil)); got.BodySize != size || got.BodySHA256 != sum {
-						t.Errorf("upload %d: got %d bytes with hash %s, want %d with %s", i, got.BodySize, got.BodySHA256, size, sum)
+					if sum := hex.EncodeToString(want.Sum(nil)); got.BodySize != length || got.BodySHA256 != sum {
+						t.Errorf("upload %d: got %d bytes with hash %s, want %d with %s", i, got.BodySize, got.BodySHA256, length, sum)
 					}
 					return
 				}
