@@ -53,6 +53,7 @@ attack:
 large:
 	scripts/test-deps.sh
 	$(GO) test -v -count=1 -timeout 0 ./e2e -run 'Upload|Tunnels|Many|Reloads' -args -full
+	$(GO) test -v -count=1 -timeout 0 ./handler -run 'Differential|Floods' -args -full
 
 # Mixed traffic at half load, with reloads and faults; every answer is checked.
 soak:

@@ -28,14 +28,14 @@ var clientCodings = []struct {
 	{"gzip", "gzip", func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }, gunzip, true},
 	{"gzip in capitals", "GZip", func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }, gunzip, true},
 	{"x-gzip", "x-gzip", func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }, gunzip, true},
-	{"zlib", "deflate", func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }, func(r io.Reader) (io.Reader, error) { return zlib.NewReader(r) }, true},
-	{"raw deflate", "deflate", func(w io.Writer) io.WriteCloser { f, _ := flate.NewWriter(w, 6); return f },
+	{"zlib", "deflate", func(w io.Writer) io.WriteCloser { z, _ := zlib.NewWriterLevel(w, zlib.BestSpeed); return z }, func(r io.Reader) (io.Reader, error) { return zlib.NewReader(r) }, true},
+	{"raw deflate", "deflate", func(w io.Writer) io.WriteCloser { f, _ := flate.NewWriter(w, flate.BestSpeed); return f },
 		func(r io.Reader) (io.Reader, error) { return flate.NewReader(r), nil }, false},
-	{"br", "br", func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) }, func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil }, false},
+	{"br", "br", func(w io.Writer) io.WriteCloser { return brotli.NewWriterLevel(w, brotli.BestSpeed) }, func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil }, false},
 	{"zstd", "zstd", func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z }, func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r) }, true},
 	{"br over gzip", "identity, gzip , br",
 		func(w io.Writer) io.WriteCloser {
-			outer := brotli.NewWriter(w)
+			outer := brotli.NewWriterLevel(w, brotli.BestSpeed)
 			return bothClosed{gzip.NewWriter(outer), outer}
 		},
 		func(r io.Reader) (io.Reader, error) { return gunzip(brotli.NewReader(r)) }, true},

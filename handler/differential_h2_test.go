@@ -50,7 +50,7 @@ func TestDifferentialHTTP2(t *testing.T) {
 	direct, through := inTunnel(t, conn, true), b.client(true)
 	direct.CheckRedirect = through.CheckRedirect
 	_, port, _ := strings.Cut(server.Listener.Addr().String(), ":")
-	for round := 0; round < differentialRoundsH2 && !t.Failed(); round++ {
+	for round := 0; round < count(150, 400) && !t.Failed(); round++ {
 		last = heard{}
 		maker := &requestMaker{choices: source, tb: t}
 		r := maker.request()

@@ -16,10 +16,16 @@ import (
 
 var differentialSeed = flag.Uint64("differential.seed", 1, "what the random requests are made of; 0: chance")
 
-const (
-	differentialRounds   = 1600
-	differentialRoundsH2 = 400
-)
+// full has the tests of random requests and of floods send as many as they did when
+// they were made (make large).
+var full = flag.Bool("full", false, "1600 random requests over HTTP/1 and 400 over HTTP/2, and 60000 frames, in place of fewer")
+
+func count(usual, large int) int {
+	if *full {
+		return large
+	}
+	return usual
+}
 
 // newSource returns a seeded generator and tells the seed when the test fails.
 func newSource(t *testing.T) *rand.Rand {
@@ -42,7 +48,7 @@ func newSource(t *testing.T) *rand.Rand {
 func TestDifferential(t *testing.T) {
 	source := newSource(t)
 	d := newDifferential(t)
-	for round := 0; round < differentialRounds && !t.Failed(); round++ {
+	for round := 0; round < count(500, 1600) && !t.Failed(); round++ {
 		maker := &requestMaker{choices: source, tb: t}
 		r := maker.request()
 		sent, want := r.versions(t, source, d.authority)
