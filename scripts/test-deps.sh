@@ -198,3 +198,4 @@ fi
 
 install_node >/dev/null
 install_libraries >/dev/null
+"${GO:-go}" mod download # the image of the examples is built where there is no network

@@ -142,7 +142,13 @@ func (w *world) exampleConfig(t *testing.T, examples string) string {
 // tokenOfExample is sealed with the key that the example's proxy has made.
 func (w *world) tokenOfExample(t *testing.T) string {
 	t.Helper()
-	seal := exec.Command(w.caddy, "starpod", "seal", "--key-file", "/var/lib/starpod/.vault_key", "--host", apiName)
+	return w.sealed(t, "/var/lib/starpod/.vault_key")
+}
+
+// sealed is a token of the canary, for the API.
+func (w *world) sealed(t *testing.T, key string) string {
+	t.Helper()
+	seal := exec.Command(w.caddy, "starpod", "seal", "--key-file", key, "--host", apiName)
 	seal.Stdin = strings.NewReader(canary)
 	token, err := seal.Output()
 	if err != nil {

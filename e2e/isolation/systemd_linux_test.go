@@ -234,14 +234,8 @@ func TestExampleUnitOfServer(t *testing.T) {
 func (w *world) swapsAtLoopback(t *testing.T) {
 	t.Helper()
 	w.api.Forget()
-	seal := exec.Command(w.caddy, "starpod", "seal", "--key-file", "/etc/starpod/master.key", "--host", apiName)
-	seal.Stdin = strings.NewReader(canary)
-	token, err := seal.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	curl := exec.Command("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--", "curl", "-q", "-sS", "-f", "--max-time", "20",
-		"--cacert", "/run/starpod/proxy-ca-bundle.pem", "--proxy", "http://127.0.0.1:8080", "-H", "X-Key: "+strings.TrimSpace(string(token)), "https://"+apiName+"/")
+		"--cacert", "/run/starpod/proxy-ca-bundle.pem", "--proxy", "http://127.0.0.1:8080", "-H", "X-Key: "+w.sealed(t, "/etc/starpod/master.key"), "https://"+apiName+"/")
 	if out, err := curl.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
