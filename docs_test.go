@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/spf13/cobra"
+
+	"github.com/starpod/caddy-starpod/ca"
 )
 
 // block is a fenced block of a page.
@@ -120,6 +122,10 @@ func TestPagesCaddyfile(t *testing.T) {
 // lies in folders of the machine is looked for in others.
 func TestExampleCaddyfiles(t *testing.T) {
 	t.Setenv("VIEW_HASH", "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG")
+	authority := t.TempDir()
+	if _, err := ca.LoadOrGenerate(authority); err != nil {
+		t.Fatal(err)
+	}
 	n := 0
 	err := filepath.WalkDir("examples", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "Caddyfile") {
@@ -134,8 +140,11 @@ func TestExampleCaddyfiles(t *testing.T) {
 			dir := t.TempDir()
 			reason, config := adapt(t, strings.NewReplacer(
 				" /run/credentials/starpod.service/master.key", " key",
+				" /run/secrets/starpod/master.key", " key", " /run/secrets/master_key", " key",
+				" /run/secrets/ca/tls.crt", " "+filepath.Join(authority, ca.CertFile), " /run/secrets/ca/tls.key", " "+filepath.Join(authority, ca.KeyFile),
 				"/etc/starpod/keys/current", "key", "/etc/starpod/keys/next", "old.key", "/etc/starpod/keys/old", "old.key",
 				" /srv/", " "+dir+"/", " /var/", " "+dir+"/", " /run/", " "+dir+"/", "unix//run/", "unix/"+dir+"/",
+				"file_system /data", "file_system "+dir,
 			).Replace(string(text)))
 			if config == nil {
 				t.Fatalf("got %s, want it to adapt", reason)
@@ -144,13 +153,13 @@ func TestExampleCaddyfiles(t *testing.T) {
 		})
 		return nil
 	})
-	if err != nil || n < 6 {
+	if err != nil || n < 10 {
 		t.Errorf("got %d (%v), want those of the folder", n, err)
 	}
 }
 
 // otherCommands may stand in a block besides ours. What they do is not checked.
-var otherCommands = []string{"curl", "export", "eval", "sha256sum", "go", "xcaddy", "sudo", "systemctl", "docker", "cp", "sed", "install", "mkdir", "chmod", "cd", "git"}
+var otherCommands = []string{"curl", "export", "eval", "sha256sum", "go", "xcaddy", "sudo", "systemctl", "docker", "cp", "sed", "install", "mkdir", "chmod", "cd", "git", "openssl", "kubectl"}
 
 // TestPagesShell reads every command of ours in the pages as cobra does: it must
 // exist, and so must its flags. Of make, the targets must.
