@@ -28,6 +28,7 @@ type mask struct {
 	needles [][]byte
 	borders [][]int32 // of the long ones, see bordersOf
 	longest int
+	finder  atomic.Pointer[finder] // of all of them, once there is much to look through
 
 	hidden *atomic.Int64 // counts what was overwritten; may be nil
 }
@@ -115,23 +116,36 @@ func lowerEscapes(s string) string {
 	return string(b)
 }
 
+// manyBytes is how long a text is for which a finder is worth making, in bytes.
+const manyBytes = 4 << 10
+
 // apply masks text in place.
 func (m *mask) apply(text []byte) {
+	f := m.finder.Load()
+	if f == nil && (len(m.needles) == 1 || len(text) < manyBytes) && !m.containsAny(text) {
+		return
+	}
+	if f == nil {
+		f = newFinder(m.needles)
+		m.finder.Store(f)
+	}
+	f.each(text, func(stretch []byte, number int) {
+		for i := range stretch {
+			stretch[i] = '*'
+		}
+		if m.hidden != nil {
+			m.hidden.Add(int64(number))
+		}
+	})
+}
+
+func (m *mask) containsAny(text []byte) bool {
 	for _, needle := range m.needles {
-		for rest := text; ; {
-			i := bytes.Index(rest, needle)
-			if i < 0 {
-				break
-			}
-			for j := range needle {
-				rest[i+j] = '*'
-			}
-			if m.hidden != nil {
-				m.hidden.Add(1)
-			}
-			rest = rest[i+len(needle):]
+		if bytes.Contains(text, needle) {
+			return true
 		}
 	}
+	return false
 }
 
 // pending returns how many bytes at the end of text may be the beginning of a

@@ -1,0 +1,83 @@
+package handler
+
+import (
+	"bytes"
+	"math"
+)
+
+// finder looks for many needles in one pass (Wu and Manber, "A fast algorithm for
+// multi-pattern searching", 1994): of every two bytes it knows how far away the next
+// needle is at least that holds them, so most of a text is never looked at.
+type finder struct {
+	needles [][]byte // the longest first
+	least   int      // the length of the shortest, or what counts of it
+
+	// By a hash of two bytes: how far the window can move, and where that is 0, the
+	// needles whose first bytes end in them, by their index.
+	shift [pairs]uint8
+	ends  map[uint16][]int
+}
+
+const pairs = 1 << 12
+
+func pair(a, b byte) uint16 { return (uint16(a)<<4 ^ uint16(b)) & (pairs - 1) }
+
+// newFinder makes one of needles of two bytes and more, the longest first.
+func newFinder(needles [][]byte) *finder {
+	f := &finder{needles: needles, ends: make(map[uint16][]int, len(needles))}
+	f.least = min(len(needles[len(needles)-1]), math.MaxUint8)
+	for i := range f.shift {
+		f.shift[i] = uint8(f.least - 1)
+	}
+	for i, needle := range needles {
+		head := needle[:f.least]
+		for end := 1; end < f.least; end++ {
+			p := pair(head[end-1], head[end])
+			f.shift[p] = min(f.shift[p], uint8(f.least-1-end))
+		}
+		p := pair(head[f.least-2], head[f.least-1])
+		f.ends[p] = append(f.ends[p], i)
+	}
+	return f
+}
+
+// each calls found with every stretch of text that needles cover; those that overlap
+// are one. number says how many begin in it, those within others not counted. found
+// may change the stretch.
+func (f *finder) each(text []byte, found func(stretch []byte, number int)) {
+	start, end, number := 0, 0, 0 // the stretch so far
+	for at := f.least - 1; at < len(text); {
+		p := pair(text[at-1], text[at])
+		if s := f.shift[p]; s > 0 {
+			at += int(s)
+			continue
+		}
+		begin := at - f.least + 1
+		at++
+		n := f.at(p, text[begin:])
+		switch {
+		case begin+n <= end: // nothing, or within another
+		case begin < end:
+			end, number = begin+n, number+1
+		default:
+			if number > 0 {
+				found(text[start:end], number)
+			}
+			start, end, number = begin, begin+n, 1
+		}
+	}
+	if number > 0 {
+		found(text[start:end], number)
+	}
+}
+
+// at returns the length of the longest needle that text begins with, whose first bytes
+// end in the pair; 0 where there is none.
+func (f *finder) at(p uint16, text []byte) int {
+	for _, i := range f.ends[p] {
+		if needle := f.needles[i]; bytes.HasPrefix(text, needle) {
+			return len(needle)
+		}
+	}
+	return 0
+}
