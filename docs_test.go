@@ -363,6 +363,16 @@ func TestPagesLinks(t *testing.T) {
 	}
 }
 
+// TestPagesFound: the README leads to each page.
+func TestPagesFound(t *testing.T) {
+	all := pages(t)
+	for page := range all {
+		if page != "README.md" && !strings.Contains(all["README.md"], "]("+page) {
+			t.Errorf("no link leads to %s", page)
+		}
+	}
+}
+
 // anchors are those of a page's headings, as GitHub makes them.
 func anchors(page string) (all []string) {
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
