@@ -168,7 +168,7 @@ func (w *world) runAgent(t *testing.T, a agent, isolation, path string) {
 	}
 	shell(t, `chown `+ordinaryID+` "$1"`, dir)
 	flags := []string{"--isolation", isolation, "--secret", a.secret, "--env-file", w.hiddenFile}
-	cmd := w.run(t, true, flags, append([]string{"timeout", "100"}, a.command...)...)
+	cmd := w.run(t, true, flags, append([]string{"timeout", "300"}, a.command...)...)
 	name, _, _ := strings.Cut(a.secret, "@")
 	cmd.Dir, cmd.Env = dir, append(cmd.Env, path, "HOME="+dir, name+"="+modelKey)
 	out, err := cmd.CombinedOutput()
