@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"time"
@@ -142,7 +143,7 @@ func misfit(authority *caddypki.CA) error {
 	chain := authority.IntermediateCertificateChain()
 	public, ok := authority.IntermediateKey().Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(chain[0].PublicKey) {
-		return fmt.Errorf("its intermediate certificate is of another key")
+		return errors.New("its intermediate certificate is of another key")
 	}
 	if err := chain[len(chain)-1].CheckSignatureFrom(authority.RootCertificate()); err != nil {
 		return fmt.Errorf("its intermediate certificate is of another root: %w", err)
