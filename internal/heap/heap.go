@@ -71,7 +71,7 @@ func look() {
 		return
 	}
 	armed.Store(false)
-	if read(held)-read(live) >= worth {
+	if now := measure(); now.held-now.live >= worth {
 		debug.FreeOSMemory()
 	}
 }
@@ -86,30 +86,32 @@ func everyCycle() {
 	}, struct{}{})
 }
 
-// adjust makes the next collection begin at Floor, or where Go would begin it if
-// that is more. The setting is in percent of what has to be looked through.
+// adjust makes the next collection begin at Floor or near it, or where Go would begin
+// it if that is more. The setting is in percent of what has to be looked through.
 func adjust() {
 	percent := standard
-	if alive := read(live); alive < Floor {
-		scanned := alive + read(stacks) + read(globals)
-		percent = max(standard, int((Floor-alive)*100/max(scanned, 1)))
+	if now := measure(); now.live < Floor {
+		percent = max(standard, int((Floor-now.live)*100/max(now.scanned, 1)))
 	}
-	if difference := percent - before; difference*difference > 25 { // it stops the world
+	if difference := percent - before; difference*10 > before || difference*10 < -before { // it stops the world
 		before = percent
 		debug.SetGCPercent(percent)
 	}
 }
 
-// Metrics of the runtime, in bytes.
-const (
-	live    = "/gc/heap/live:bytes" // found alive by the last collection
-	stacks  = "/gc/scan/stack:bytes"
-	globals = "/gc/scan/globals:bytes"
-	held    = "/memory/classes/heap/objects:bytes"
-)
+// sizes are of the heap, in bytes.
+type sizes struct {
+	held    int64 // by objects, dead ones too
+	live    int64 // found alive by the last collection
+	scanned int64 // what a collection looks through: that, stacks and globals
+}
 
-func read(name string) int64 {
-	sample := []metrics.Sample{{Name: name}}
-	metrics.Read(sample)
-	return int64(sample[0].Value.Uint64())
+func measure() sizes {
+	samples := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"},
+	}
+	metrics.Read(samples)
+	at := func(i int) int64 { return int64(samples[i].Value.Uint64()) }
+	return sizes{held: at(0), live: at(1), scanned: at(1) + at(2) + at(3)}
 }
