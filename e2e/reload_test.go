@@ -126,6 +126,8 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 	}
 	var inside atomic.Bool // the tunnel was granted
 	trace := &httptrace.ClientTrace{
+		// Also of another connection, where one that was kept turns out to be closed.
+		GetConn:           func(string) { inside.Store(false) },
 		TLSHandshakeStart: func() { inside.Store(true) },
 		GotConn:           func(httptrace.GotConnInfo) { inside.Store(strings.HasPrefix(target, "https:")) },
 	}
@@ -139,6 +141,7 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 	again := r.Clone(r.Context())
 	response, err := client.Do(r)
 	for tries := 1; tries < mostTries && err != nil && !inside.Load() && dropped(err); tries++ {
+		time.Sleep(20 * time.Millisecond) // as long as the old socket takes to be closed
 		again.Body, _ = r.GetBody()
 		response, err = client.Do(again)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -279,12 +280,21 @@ func (c *Caddy) Get(path string) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// Reload loads the Caddyfile anew, though nothing in it has changed.
+// Reload loads the Caddyfile anew, though nothing in it has changed. Caddy replaces
+// its admin endpoint as well, and a question that comes just then ends without an
+// answer: it is asked again, as that does no harm.
 func (c *Caddy) Reload() error {
 	text, err := os.ReadFile(c.Path("Caddyfile"))
 	if err != nil {
 		return err
 	}
+	if err = c.load(text); errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		err = c.load(text)
+	}
+	return err
+}
+
+func (c *Caddy) load(text []byte) error {
 	req, err := http.NewRequest(http.MethodPost, "http://admin/load", bytes.NewReader(text))
 	if err != nil {
 		return err
