@@ -21,6 +21,8 @@ import (
 	"github.com/starpod/caddy-starpod/internal/testbench"
 )
 
+const reloads = 100
+
 // Not parallel: it counts what the process holds.
 func TestReloadsUnderLoad(t *testing.T) {
 	pki := testbench.NewPKI(t)
@@ -30,7 +32,6 @@ func TestReloadsUnderLoad(t *testing.T) {
 	over := streaming(upstream)
 	h1, h2 := only((*http.Protocols).SetHTTP1), only((*http.Protocols).SetHTTP2)
 
-	reloads := sized(30, 100)
 	stop := s.load(t, upstream, token)
 	s.reload(t)
 	stop()
@@ -50,7 +51,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	for range reloads {
 		s.reload(t)
 	}
-	if n := stop(); n < int64(reloads) {
+	if n := stop(); n < reloads {
 		t.Errorf("got %d requests while reloading, want %d at least", n, reloads)
 	}
 	for _, d := range busy {
@@ -140,13 +141,14 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 	r.Header.Set("X-Key", token)
 	again := r.Clone(r.Context())
 	response, err := client.Do(r)
-	for tries := 1; tries < mostTries && err != nil && !inside.Load() && dropped(err); tries++ {
+	tries := 1
+	for ; tries < mostTries && err != nil && !inside.Load() && dropped(err); tries++ {
 		time.Sleep(20 * time.Millisecond) // as long as the old socket takes to be closed
 		again.Body, _ = r.GetBody()
 		response, err = client.Do(again)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("try %d, tunnel granted %v: %w", tries, inside.Load(), err)
 	}
 	defer response.Body.Close()
 	if answer, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusOK {
@@ -157,7 +159,7 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 
 // mostTries is for reloads without a pause between them, each of which may drop the
 // same client.
-const mostTries = 4
+const mostTries = 10
 
 // dropped reports whether a connection ended that the proxy had not got yet. Caddy
 // opens a socket for each configuration, and the kernel resets what has not been
