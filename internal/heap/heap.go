@@ -24,7 +24,8 @@ const (
 	// Quiet is how long nothing is asked for until memory is given back.
 	Quiet = 250 * time.Millisecond
 
-	// worth is how many bytes must be free or unused for that.
+	// worth is how many bytes must be dead or free for that. Go's own scavenger keeps
+	// what the heap may grow to.
 	worth = 4 << 20
 
 	// standard is Go's own setting: the heap may double.
@@ -39,7 +40,8 @@ var (
 	before int // the setting in force, of adjust alone
 )
 
-// Tune begins to work on the process. It does so once, whoever calls it.
+// Tune begins to work on the process. It does so once, whoever calls it. A process
+// that is being configured counts as one that works.
 func Tune() {
 	tune.Do(func() {
 		if os.Getenv("GOGC") != "" {
@@ -49,6 +51,7 @@ func Tune() {
 		adjust()
 		everyCycle()
 	})
+	Used()
 }
 
 // Used says that the process works. It costs next to nothing.
@@ -71,7 +74,7 @@ func look() {
 		return
 	}
 	armed.Store(false)
-	if now := measure(); now.held-now.live >= worth {
+	if now := measure(); now.held-now.live+now.free >= worth {
 		debug.FreeOSMemory()
 	}
 }
@@ -103,15 +106,17 @@ func adjust() {
 type sizes struct {
 	held    int64 // by objects, dead ones too
 	live    int64 // found alive by the last collection
+	free    int64 // and not given back
 	scanned int64 // what a collection looks through: that, stacks and globals
 }
 
 func measure() sizes {
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
 		{Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"},
 	}
 	metrics.Read(samples)
 	at := func(i int) int64 { return int64(samples[i].Value.Uint64()) }
-	return sizes{held: at(0), live: at(1), scanned: at(1) + at(2) + at(3)}
+	return sizes{held: at(0), live: at(1), free: at(2), scanned: at(1) + at(3) + at(4)}
 }
