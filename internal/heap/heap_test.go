@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	Tune()
-	Tune() // has been done
+	Tune()          // has been done
 	work(2 * Floor) // so that it has been set behind a collection, too
 	fmt.Printf("percent over 100: %t\n", percent() > 100)
 
