@@ -51,6 +51,9 @@ func (s *runSummary) watch(r handler.Record) {
 	case handler.KindTokens:
 		for _, t := range r.Tokens {
 			line := cmp.Or(t.Name, "token "+t.ID) + ": sent to " + r.Destination
+			if r.Status == 0 { // it may have been sent all the same, in part or whole
+				line = cmp.Or(t.Name, "token "+t.ID) + ": for " + r.Destination + ", which did not answer"
+			}
 			if t.Action != tokens.Replaced.String() {
 				line = cmp.Or(t.Name, "token "+t.ID) + ": kept from " + r.Destination
 				if t.Reason != "" {

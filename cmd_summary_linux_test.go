@@ -35,6 +35,26 @@ func TestCmdRunSumsUp(t *testing.T) {
 }
 
 // A command chooses how many hosts it asks for, and what they are called.
+// A value that was put into a request is not told to have arrived where its host did
+// not answer.
+func TestSummaryOfARequestWithoutAnAnswer(t *testing.T) {
+	for status, want := range map[int]string{
+		0:   "MY_KEY: for https://api.test, which did not answer\n",
+		502: "MY_KEY: sent to https://api.test\n", // the host's own
+	} {
+		summary := newRunSummary()
+		summary.watch(handler.Record{
+			Kind: handler.KindTokens, Destination: "https://api.test", Status: status,
+			Tokens: []handler.TokenRecord{{ID: "1a2b3c4d", Name: "MY_KEY", Place: "header", Action: "replace"}},
+		})
+		var text strings.Builder
+		summary.write(&text, nil)
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("status %d: got %q, want %q in it", status, text.String(), want)
+		}
+	}
+}
+
 func TestSummaryIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newRunSummary()
