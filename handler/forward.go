@@ -112,6 +112,9 @@ func (p *Proxy) serveForward(w http.ResponseWriter, r *http.Request, dest Destin
 		r.Body = mw.body
 	}
 	p.forward.ServeHTTP(mw, r)
+	if mw.batcher != nil {
+		mw.batcher.ahead.Store(false) // also where the body was not read to its end
+	}
 	mw.leaveBody()
 	if f.err != nil {
 		f.awaitDeadline()

@@ -185,6 +185,9 @@ func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
 	await(hurried, idle)
 	_ = s.Close()
 	if err := s.server.Shutdown(ctx); err != nil {
+		// Their connections first: one after the other, TLS would wait to say goodbye to
+		// each client that does not read.
+		s.proxy.live.drain(ctx)
 		return errors.Join(err, s.server.Close())
 	}
 	return nil

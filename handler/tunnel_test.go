@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -319,6 +321,44 @@ func TestCloseOfTheProxy(t *testing.T) {
 			t.Error("the response ended well, want it cut")
 		}
 	})
+}
+
+// TestCloseWithStalledClients: clients that do not read what they asked for hold up
+// nobody who closes the proxy for good, however many they are.
+func TestCloseWithStalledClients(t *testing.T) {
+	b := newBench(t, nil)
+	var sent atomic.Int64
+	b.up.HandleStream("/endless", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for piece := make([]byte, 256<<10); ; {
+			n, err := w.Write(piece)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}))
+	const stalled = 3
+	for range stalled {
+		conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "http/1.1")
+		fmt.Fprintf(conn, "GET /endless HTTP/1.1\r\nHost: %s\r\n\r\n", b.apiAuthority())
+	}
+	last, since := int64(0), time.Now()
+	testbench.Await(t, longest, func() error {
+		if now := sent.Load(); now != last || now == 0 {
+			last, since = now, time.Now()
+		}
+		if still := time.Since(since); still < 300*time.Millisecond {
+			return fmt.Errorf("%d bytes were sent, the last of them %v ago", last, still)
+		}
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_ = b.proxy.Close(ctx)
+	// crypto/tls waits 5 s for each connection that it cannot say goodbye on.
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("closing took %v with %d stalled clients, want that it does not wait for them", took, stalled)
+	}
 }
 
 // TestAClientThatHasGoneIsNotTunnelled: that a certificate is not minted for one
