@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 )
 
 // coveredBy marks every byte of text that some needle covers, place by place.
@@ -87,5 +88,32 @@ func TestFinderCounts(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%q in %q: got %s, want %s", tt.needles, tt.text, got, tt.want)
 		}
+	}
+}
+
+// TestLongValueThatRepeatsItself: what a client chose to stand before a value, and its
+// host to repeat, takes no longer than other text.
+func TestLongValueThatRepeatsItself(t *testing.T) {
+	run := bytes.Repeat([]byte("YWFh"), 64<<10)
+	needle := slices.Concat(run, []byte("c2VjcmV0"))
+	m := &mask{needles: [][]byte{needle, []byte("secret-value")}}
+	text := slices.Concat(bytes.Repeat(run, 8), []byte("c2VjcmV0 secret-value"))
+	want := slices.Concat(bytes.Repeat(run, 7), bytes.Repeat([]byte("*"), len(needle)), []byte(" ************"))
+	done := make(chan []byte, 1)
+	go func() {
+		got := bytes.Clone(text)
+		for range 20 {
+			copy(got, text)
+			m.apply(got)
+		}
+		done <- got
+	}()
+	select {
+	case got := <-done:
+		if !bytes.Equal(got, want) {
+			t.Error("got other bytes, want the value and what stands before it hidden")
+		}
+	case <-time.After(longest):
+		t.Errorf("still looking after %v", longest)
 	}
 }

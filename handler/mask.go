@@ -125,18 +125,52 @@ func (m *mask) apply(text []byte) {
 	if f == nil && (len(m.needles) == 1 || len(text) < manyBytes) && !m.containsAny(text) {
 		return
 	}
-	if f == nil {
-		f = newFinder(m.needles)
+	short := len(m.needles)
+	for short > 0 && len(m.needles[short-1]) < longNeedle {
+		short--
+	}
+	long := stretchesOf(m.needles[:short], text) // before anything is overwritten
+	if f == nil && short < len(m.needles) {
+		f = newFinder(m.needles[short:])
 		m.finder.Store(f)
 	}
-	f.each(text, func(stretch []byte, number int) {
-		for i := range stretch {
-			stretch[i] = '*'
+	if f != nil {
+		f.each(text, m.hide)
+	}
+	for _, s := range long {
+		m.hide(text[s[0]:s[1]], 1)
+	}
+}
+
+func (m *mask) hide(stretch []byte, number int) {
+	for i := range stretch {
+		stretch[i] = '*'
+	}
+	if m.hidden != nil {
+		m.hidden.Add(int64(number))
+	}
+}
+
+// stretchesOf returns where text holds long needles, the longest first, but for those
+// within others. A finder compares at each place, which takes the square of the length
+// where a needle repeats itself; and a client chooses what stands before a value in
+// Basic credentials.
+func stretchesOf(needles [][]byte, text []byte) (found [][2]int) {
+	for _, needle := range needles {
+		for at := 0; ; {
+			i := bytes.Index(text[at:], needle)
+			if i < 0 {
+				break
+			}
+			start, end := at+i, at+i+len(needle)
+			within := func(s [2]int) bool { return s[0] <= start && end <= s[1] }
+			if !slices.ContainsFunc(found, within) {
+				found = append(found, [2]int{start, end})
+			}
+			at = end
 		}
-		if m.hidden != nil {
-			m.hidden.Add(int64(number))
-		}
-	})
+	}
+	return found
 }
 
 func (m *mask) containsAny(text []byte) bool {
