@@ -157,7 +157,7 @@ func (f *forwarding) swapURL(out *http.Request) error {
 	stripped := f.result.Stripped
 	newPath, err := f.swapString(PlacePath, tokens.Percent, path)
 	if err == nil && f.result.Stripped > stripped {
-		err = f.strippedPath(path, newPath)
+		err = f.strippedPath(newPath)
 	}
 	if err != nil {
 		return err
@@ -181,14 +181,14 @@ func (f *forwarding) swapURL(out *http.Request) error {
 }
 
 // strippedPath makes the path without its stripped tokens the one that the globs
-// of other tokens are held against, and refuses one that climbs only now.
-func (f *forwarding) strippedPath(before, after string) error {
+// of other tokens are held against, and refuses one that climbs: the token may
+// have held its dots apart, or have brought the slash beside them.
+func (f *forwarding) strippedPath(path string) error {
 	anywhere := tokens.Secret{Paths: []string{"**"}} // but where a path climbs
-	if anywhere.Permits(tokens.Target{Path: before}) == tokens.ReasonNone &&
-		anywhere.Permits(tokens.Target{Path: after}) != tokens.ReasonNone {
+	if anywhere.Permits(tokens.Target{Path: path}) != tokens.ReasonNone {
 		return refuseAuthority("without the tokens that are not for this host the path has . or .. segments")
 	}
-	f.path = after
+	f.path = path
 	return nil
 }
 
