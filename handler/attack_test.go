@@ -53,7 +53,7 @@ func TestStrippedPath(t *testing.T) {
 		{"climbing when stripped, a parameter", "/v1/.." + other + ";x/v2", "", false},
 		{"climbing when stripped, behind a slash", "/v1/." + slash + "./v2", "", false},
 		{"climbing when stripped, a dot behind a slash", "/v1/" + slash + "./v2", "", false},
-		{"climbing before it is stripped", "/v1/../" + other + "/v2", "", false},
+		{"climbing before it is stripped", "/v1/../" + other + "/v2", "/v1/..//v2", false},
 		{"two slashes when stripped", "/" + other + "/evil.starpod.test/v1/x", "//evil.starpod.test/v1/x", false},
 		{"two slashes and a port when stripped", "/" + other + "/evil.starpod.test:80/", "//evil.starpod.test:80/", false},
 		{"outside when stripped", "/v1" + other + "x/y", "/v1x/y", false},

@@ -157,7 +157,7 @@ func (f *forwarding) swapURL(out *http.Request) error {
 	stripped := f.result.Stripped
 	newPath, err := f.swapString(PlacePath, tokens.Percent, path)
 	if err == nil && f.result.Stripped > stripped {
-		err = f.strippedPath(newPath)
+		err = f.strippedPath(path, newPath)
 	}
 	if err != nil {
 		return err
@@ -181,14 +181,23 @@ func (f *forwarding) swapURL(out *http.Request) error {
 }
 
 // strippedPath makes the path without its stripped tokens the one that the globs
-// of other tokens are held against, and refuses one that climbs: the token may
-// have held its dots apart, or have brought the slash beside them.
-func (f *forwarding) strippedPath(path string) error {
+// of other tokens are held against, and refuses one that climbs only now. What
+// was stripped counts as a letter before: a token may hold slashes of its own.
+func (f *forwarding) strippedPath(before, after string) error {
+	start := 0
+	for start < len(after) && start < len(before) && before[start] == after[start] {
+		start++
+	}
+	end := len(after)
+	for cut := len(before) - len(after); end > start && end+cut > start && before[end+cut-1] == after[end-1]; {
+		end--
+	}
 	anywhere := tokens.Secret{Paths: []string{"**"}} // but where a path climbs
-	if anywhere.Permits(tokens.Target{Path: path}) != tokens.ReasonNone {
+	if anywhere.Permits(tokens.Target{Path: after[:start] + "x" + after[end:]}) == tokens.ReasonNone &&
+		anywhere.Permits(tokens.Target{Path: after}) != tokens.ReasonNone {
 		return refuseAuthority("without the tokens that are not for this host the path has . or .. segments")
 	}
-	f.path = path
+	f.path = after
 	return nil
 }
 
