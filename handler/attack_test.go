@@ -35,7 +35,7 @@ func (b *bench) narrow(paths ...string) string {
 func TestStrippedPath(t *testing.T) {
 	b := newBench(t, nil)
 	other := b.token("other.test")
-	slash := other // a token may end with a slash, and another one holds dots apart
+	slash := other // a token may end with a slash, which sets the dots behind it apart
 	for !strings.HasSuffix(slash, "/") {
 		slash = b.token("other.test")
 	}
