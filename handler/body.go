@@ -107,6 +107,10 @@ func replay(out *http.Request, length int64, reader func() io.Reader) {
 	}
 }
 
+// maxEdits is what the changes of a spooled body may take in memory, in bytes. One
+// with more is looked through a second time.
+const maxEdits = 16 << 10
+
 func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
 	length := out.ContentLength
 	original := f.newSpool()
@@ -115,6 +119,7 @@ func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
 	}
 	// The swapped bytes are thrown away, and made again while they are sent.
 	s := f.scanner(PlaceBody, form.form)
+	s.Edits = &tokens.Edits{Limit: maxEdits}
 	swapped, err := drain(out.Context(), form.reader(s, io.TeeReader(clientReader{out.Body}, original)))
 	f.add(s.Result)
 	if err != nil {
@@ -125,6 +130,10 @@ func (f *forwarding) spoolBody(out *http.Request, form bodyForm) error {
 	}
 	if s.Result.Replaced+s.Result.Stripped == 0 {
 		replay(out, length, original.reader)
+		return nil
+	}
+	if s.Edits.Complete() {
+		replay(out, swapped, func() io.Reader { return s.Edits.Reader(original.readerAt(), length) })
 		return nil
 	}
 	replay(out, swapped, func() io.Reader {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,30 @@ func TestBodySizes(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestManyTokensInABody: few are remembered from the first look through a spooled
+// body, many are looked for again.
+func TestManyTokensInABody(t *testing.T) {
+	b := newBench(t, func(p *Proxy) { p.Swap.BodyBuffer = smallBuffer })
+	client := b.client(false)
+	token, other := b.token("api.starpod.test"), b.token("evil.starpod.test")
+	boundary := "--b\r\nContent-Type: application/json\r\n\r\n"
+	for _, tt := range []struct{ name, contentType, piece, want string }{
+		{"text", "text/plain", "x " + token + other + " starpo", "x " + canary + " starpo"},
+		{"form", "application/x-www-form-urlencoded", "k=" + url.QueryEscape(token) + "&", "k=" + canary + "&"},
+		{"parts", "multipart/form-data; boundary=b", boundary + `["` + token + `"]` + "\r\n", boundary + `["` + canary + `"]` + "\r\n"},
+	} {
+		for _, count := range []int{100, 2 * maxEdits / len(canary)} {
+			t.Run(fmt.Sprintf("%s with %d", tt.name, count), func(t *testing.T) {
+				b.do(client, b.request("POST", b.up.URL("api.starpod.test")+"/", strings.Repeat(tt.piece, count), "Content-Type", tt.contentType))
+				want := strings.Repeat(tt.want, count)
+				if got := b.up.Last(t); string(got.Body) != want || got.ContentLength != int64(len(want)) {
+					t.Errorf("got %d bytes said and %d sent, want %d of them", got.ContentLength, len(got.Body), len(want))
+				}
+			})
 		}
 	}
 }

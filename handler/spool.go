@@ -158,11 +158,13 @@ func (sp *spool) write(p []byte) error {
 }
 
 // reader returns a new reader of the whole original body, once it is complete.
-func (sp *spool) reader() io.Reader {
+func (sp *spool) reader() io.Reader { return io.NewSectionReader(sp.readerAt(), 0, sp.size) }
+
+func (sp *spool) readerAt() io.ReaderAt {
 	if sp.file == nil {
 		return bytes.NewReader(sp.memory)
 	}
-	return io.NewSectionReader(sp.file, 0, sp.size)
+	return sp.file
 }
 
 func (sp *spool) close() {

@@ -173,6 +173,7 @@ func FuzzStreamEqualsWhole(f *testing.F) {
 		whole := scanner(&wantTokens)
 		want, wantErr := whole.Append(nil, in, true)
 		pieces := scanner(&gotTokens)
+		pieces.Edits = &Edits{Limit: len(in) * 64}
 		got, rest, err := []byte(nil), in, error(nil)
 		for i := 0; len(rest) > 0 && err == nil; i++ {
 			n := len(rest)
@@ -188,11 +189,14 @@ func FuzzStreamEqualsWhole(f *testing.F) {
 		if !bytes.Equal(got, want) || (err == nil) != (wantErr == nil) || pieces.Result != whole.Result || !reflect.DeepEqual(gotTokens, wantTokens) {
 			t.Fatalf("%q:\ngot  %q, %+v, %v\nwant %q, %+v, %v", in, got, pieces.Result, err, want, whole.Result, wantErr)
 		}
+		checkEdits(t, pieces.Edits, in, got, err)
 		reading := scanner(&readTokens)
+		reading.Edits = &Edits{Limit: len(in) * 64}
 		got, err = io.ReadAll(reading.Reader(iotest.HalfReader(bytes.NewReader(in))))
 		if !bytes.Equal(got, want) || (err == nil) != (wantErr == nil) || reading.Result != whole.Result {
 			t.Fatalf("Reader of %q:\ngot  %q, %+v, %v\nwant %q, %+v", in, got, reading.Result, err, want, whole.Result)
 		}
+		checkEdits(t, reading.Edits, in, got, err)
 		if got, err := scanner(new([]Token)).Bytes(in); err == nil && !bytes.Equal(got, want) {
 			t.Fatalf("Bytes of %q:\ngot  %q\nwant %q", in, got, want)
 		}

@@ -10,6 +10,7 @@ func (s *Scanner) opened(dst, p []byte) ([]byte, error) {
 	c := s.candidate
 	secret := &c.secret
 	s.open = false
+	length := len(marker) + len(s.held) + len(p)
 	t := Token{Name: secret.Name, Unrestricted: len(secret.Hosts) == 0, Form: s.form()}
 	if t.Reason = s.Refuse; t.Reason == ReasonNone {
 		t.Reason = s.permits(secret)
@@ -29,9 +30,13 @@ func (s *Scanner) opened(dst, p []byte) ([]byte, error) {
 		if s.Form == Percent && s.candidate.escape.backslash && t.Form == Percent {
 			value = Escape(value, JSON) // JSON that stands in a URL as it is
 		}
-		dst = appendValue(s.change(dst), value, t.Form)
+		dst = s.change(dst)
+		from := len(dst)
+		dst = appendValue(dst, value, t.Form)
+		s.changed(length, dst[from:])
 	case Stripped:
 		s.Result.Stripped++
+		s.changed(length, nil)
 		dst = s.change(dst)
 		if s.display {
 			dst = append(dst, "⟨token "+s.candidate.id()+"⟩"...)
@@ -94,6 +99,7 @@ func (s *Scanner) ended(dst, p []byte, result readResult) (_, rest []byte, err e
 	if string(s.tail(p)) == marker {
 		cut -= len(marker)
 	}
+	s.changed(len(marker)+cut, nil)
 	held := len(s.held)
 	if dst, err = s.resume(dst, cut); err != nil {
 		return dst, p, err

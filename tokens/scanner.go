@@ -26,6 +26,8 @@ type Scanner struct {
 	// OnToken, if set, is told about each token before anything is written in
 	// its place. Its error ends the scan.
 	OnToken func(Token) error
+	// Edits, if set, notes what changes in the one text that Append or Reader reads.
+	Edits *Edits
 	// Result counts over all texts.
 	Result Result
 
@@ -196,6 +198,9 @@ func (s *Scanner) begin() {
 
 // keep settles text that stays.
 func (s *Scanner) keep(dst, p []byte) []byte {
+	if s.Edits != nil {
+		s.Edits.settled += int64(len(p))
+	}
 	if s.whole != nil {
 		s.same += len(p)
 		return dst
@@ -220,7 +225,17 @@ func (s *Scanner) passes(p []byte) bool {
 		return false
 	}
 	s.matched = markerSuffix(p)
+	if s.Edits != nil {
+		s.Edits.settled += int64(len(p) - s.matched)
+	}
 	return true
+}
+
+// changed notes that text stands for the next skip bytes of what was read.
+func (s *Scanner) changed(skip int, text []byte) {
+	if s.Edits != nil && skip > 0 {
+		s.Edits.note(skip, text)
+	}
 }
 
 // release settles "starpod" as text and looks for tokens in what is held.
@@ -243,6 +258,7 @@ func (s *Scanner) trim() {
 		return
 	}
 	cut := max(0, s.candidate.runEnd-len(marker))
+	s.changed(cut, nil)
 	s.held = append(s.held[:0], s.held[cut:]...)
 	s.candidate.runEnd -= cut
 	s.candidate.source -= cut

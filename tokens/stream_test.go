@@ -39,12 +39,15 @@ type outcome struct {
 	err    string
 }
 
-func scanPieces(policy Policy, pieces ...[]byte) outcome {
+func scanPieces(t testing.TB, policy Policy, pieces ...[]byte) outcome {
+	t.Helper()
 	var o outcome
 	s := newScanner()
+	s.Edits = &Edits{Limit: 1 << 20}
 	s.OnMismatch, s.OnUndecodable = policy, policy
 	s.OnToken = func(t Token) error { o.tokens += fmt.Sprintf("%+v%s\n", t, t.Value.Reveal()); return nil }
 	out, err := appendAll(s, pieces...)
+	checkEdits(t, s.Edits, slices.Concat(pieces...), out, err)
 	o.out, o.result = string(out), s.Result
 	if err != nil {
 		o.err = err.Error()
@@ -57,13 +60,13 @@ func TestStreamCutAnywhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := []byte(text)
 			for _, policy := range []Policy{Default, Strip, Pass, Deny} {
-				want := scanPieces(policy, in)
+				want := scanPieces(t, policy, in)
 				for i := range len(in) + 1 {
-					if got := scanPieces(policy, in[:i], in[i:]); got != want {
+					if got := scanPieces(t, policy, in[:i], in[i:]); got != want {
 						t.Fatalf("policy %d, cut at %d: got %+v, want %+v", policy, i, got, want)
 					}
 				}
-				if got := scanPieces(policy, slices.Collect(slices.Chunk(in, 1))...); got != want {
+				if got := scanPieces(t, policy, slices.Collect(slices.Chunk(in, 1))...); got != want {
 					t.Fatalf("policy %d, byte by byte: got %+v, want %+v", policy, got, want)
 				}
 			}
@@ -73,10 +76,10 @@ func TestStreamCutAnywhere(t *testing.T) {
 			if reach > 200 {
 				reach = 2 * len(marker)
 			}
-			want := scanPieces(Default, in)
+			want := scanPieces(t, Default, in)
 			for i := range len(in) + 1 {
 				for j := i; j <= min(i+reach, len(in)); j++ {
-					if got := scanPieces(Default, in[:i], in[i:j], in[j:]); got != want {
+					if got := scanPieces(t, Default, in[:i], in[i:j], in[j:]); got != want {
 						t.Fatalf("cut at %d and %d: got %+v, want %+v", i, j, got, want)
 					}
 				}
@@ -111,7 +114,7 @@ func TestStreamHoldsBackLittle(t *testing.T) {
 func TestReader(t *testing.T) {
 	for name, text := range streamTexts(t) {
 		text = strings.Repeat("0123456789", 50) + text + strings.Repeat("s", 50)
-		want := scanPieces(Default, []byte(text)).out
+		want := scanPieces(t, Default, []byte(text)).out
 		for kind, source := range map[string]func(io.Reader) io.Reader{
 			"whole":        func(r io.Reader) io.Reader { return r },
 			"byte by byte": iotest.OneByteReader,
@@ -127,6 +130,10 @@ func TestReader(t *testing.T) {
 		if string(out) != want || err != nil {
 			t.Errorf("%s, read byte by byte: got %q, %v, want %q", name, out, err, want)
 		}
+		noting := newScanner()
+		noting.Edits = &Edits{Limit: 1 << 20}
+		out, err = io.ReadAll(noting.Reader(iotest.OneByteReader(strings.NewReader(text))))
+		checkEdits(t, noting.Edits, []byte(text), out, err)
 	}
 }
 
