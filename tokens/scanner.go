@@ -93,7 +93,7 @@ func (s *Scanner) ScanString(p string) (string, error) {
 }
 
 // Contains reports whether p could hold a token.
-func Contains(p []byte) bool { return bytes.Contains(p, []byte(marker)) }
+func Contains(p []byte) bool { return index(p) >= 0 }
 
 // ContainsString reports whether p could hold a token.
 func ContainsString(p string) bool { return strings.Contains(p, marker) }
@@ -107,6 +107,24 @@ func Scan(keys *Keyring, data []byte, t Target) ([]byte, Result) {
 		return nil, s.Result // only policies and hooks fail, and there are none
 	}
 	return out, s.Result
+}
+
+// index is [bytes.Index] of "starpod" in p. It looks for the end of the word: bytes.Index
+// goes from one first letter to the next, and text has three times as many of "s" as
+// of "p".
+func index(p []byte) int {
+	const lead, end = "star", "pod" // of marker
+	for from := len(lead); from < len(p); {
+		i := bytes.Index(p[from:], []byte(end))
+		if i < 0 {
+			break
+		}
+		if at := from + i - len(lead); string(p[at:at+len(lead)]) == lead {
+			return at
+		}
+		from += i + len(end)
+	}
+	return -1
 }
 
 func (s *Scanner) feed(dst, p []byte) (_ []byte, err error) {
@@ -169,7 +187,7 @@ func (s *Scanner) search(dst, p []byte) (_, rest []byte) {
 			return dst, p
 		}
 	}
-	i := bytes.Index(p, []byte(marker))
+	i := index(p)
 	if i < 0 {
 		s.matched = markerSuffix(p)
 		return s.keep(dst, p[:len(p)-s.matched]), nil

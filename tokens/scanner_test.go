@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -367,6 +368,19 @@ func TestScanPaths(t *testing.T) {
 		s.Target.Path = path
 		if got, err := s.ScanString(v1 + "-" + v2 + "-" + v1 + "-" + v2 + "-" + other); got != want || err != nil {
 			t.Errorf("%s: got %q, %v, want %q", path, got, err, want)
+		}
+	}
+}
+
+func TestIndex(t *testing.T) {
+	for _, piece := range []string{"", "s", "starpo", "pod", "star", "tarpod", "starpod", "podstarpod", "starstarpod", "starpostarpod", "starpodstarpod", "podpod starpod pod", "starp0dstarpod"} {
+		for _, before := range []string{"", "x", "po", "star", "starpo", strings.Repeat("pod", 100)} {
+			for _, after := range []string{"", "d", "starpod", "po"} {
+				text := []byte(before + piece + after)
+				if got, want := index(text), bytes.Index(text, []byte(marker)); got != want {
+					t.Errorf("%q: got %d, want %d", text, got, want)
+				}
+			}
 		}
 	}
 }
