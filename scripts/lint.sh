@@ -14,7 +14,9 @@ fi
 scripts/dependencies.sh
 
 go vet ./...
-(cd e2e/manifests && go vet ./...)
+for module in e2e/manifests e2e/bench/goproxy; do
+	(cd "$module" && go vet ./...)
+done
 for os in darwin windows freebsd; do
 	echo "go vet and build for $os"
 	GOOS=$os go vet ./...
