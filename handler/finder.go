@@ -41,10 +41,10 @@ func newFinder(needles [][]byte) *finder {
 	return f
 }
 
-// each calls found with every stretch of text that needles cover; those that overlap
-// are one. number says how many begin in it, those within others not counted. found
-// may change the stretch.
-func (f *finder) each(text []byte, found func(stretch []byte, number int)) {
+// each calls found with every stretch of text that needles cover, from where to where;
+// those that overlap are one. number says how many begin in it, those within others not
+// counted. found may change the stretch.
+func (f *finder) each(text []byte, found func(from, to, number int)) {
 	start, end, number := 0, 0, 0 // the stretch so far
 	for at := f.least - 1; at < len(text); {
 		p := pair(text[at-1], text[at])
@@ -56,18 +56,18 @@ func (f *finder) each(text []byte, found func(stretch []byte, number int)) {
 		at++
 		n := f.at(p, text[begin:])
 		switch {
-		case begin+n <= end: // nothing, or within another
+		case n == 0, begin+n <= end: // nothing, or within another
 		case begin < end:
 			end, number = begin+n, number+1
 		default:
 			if number > 0 {
-				found(text[start:end], number)
+				found(start, end, number)
 			}
 			start, end, number = begin, begin+n, 1
 		}
 	}
 	if number > 0 {
-		found(text[start:end], number)
+		found(start, end, number)
 	}
 }
 

@@ -48,11 +48,7 @@ func TestFinder(t *testing.T) {
 			text = slices.Concat(needles[0], text, needles[len(needles)-1])
 		}
 		want, got := coveredBy(needles, text), bytes.Clone(text)
-		newFinder(needles).each(got, func(stretch []byte, _ int) {
-			for i := range stretch {
-				stretch[i] = '*'
-			}
-		})
+		newFinder(needles).each(got, func(from, to, _ int) { stars(got[from:to]) })
 		if !bytes.Equal(got, want) {
 			t.Fatalf("round %d, needles %q in %q:\ngot  %q\nwant %q", round, needles, text, got, want)
 		}
@@ -72,6 +68,7 @@ func TestFinderCounts(t *testing.T) {
 		{[]string{"abcdefghij", "abcdefgh"}, "abcdefghij abcdefgh", "[abcdefghij 1] [abcdefgh 1]"},
 		{[]string{"aaaaaaaa"}, "aaaaaaaaaa", "[aaaaaaaaaa 3]"},
 		{[]string{"abcdefgh"}, "abcdefg", ""},
+		{[]string{"abcdefgh"}, "yxxxxxxgh", ""}, // ends like it
 		{[]string{"abcdefgh"}, "", ""},
 	} {
 		var needles [][]byte
@@ -79,11 +76,11 @@ func TestFinderCounts(t *testing.T) {
 			needles = append(needles, []byte(n))
 		}
 		got := ""
-		newFinder(needles).each([]byte(tt.text), func(stretch []byte, number int) {
+		newFinder(needles).each([]byte(tt.text), func(from, to, number int) {
 			if got != "" {
 				got += " "
 			}
-			got += fmt.Sprintf("[%s %d]", stretch, number)
+			got += fmt.Sprintf("[%s %d]", tt.text[from:to], number)
 		})
 		if got != tt.want {
 			t.Errorf("%q in %q: got %s, want %s", tt.needles, tt.text, got, tt.want)

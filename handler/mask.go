@@ -120,10 +120,14 @@ func lowerEscapes(s string) string {
 const manyBytes = 4 << 10
 
 // apply masks text in place.
-func (m *mask) apply(text []byte) {
+func (m *mask) apply(text []byte) { m.applyBefore(text, len(text)) }
+
+// applyBefore masks in place what begins before the byte at limit. It returns where the
+// last of it ends.
+func (m *mask) applyBefore(text []byte, limit int) (end int) {
 	f := m.finder.Load()
 	if f == nil && (len(m.needles) == 1 || len(text) < manyBytes) && !m.containsAny(text) {
-		return
+		return 0
 	}
 	short := len(m.needles)
 	for short > 0 && len(m.needles[short-1]) < longNeedle {
@@ -134,18 +138,53 @@ func (m *mask) apply(text []byte) {
 		f = newFinder(m.needles[short:])
 		m.finder.Store(f)
 	}
+	hide := func(from, to, number int) {
+		if from < limit {
+			m.hide(text[from:to], number)
+			end = max(end, to)
+		}
+	}
 	if f != nil {
-		f.each(text, m.hide)
+		f.each(text, hide)
 	}
 	for _, s := range long {
-		m.hide(text[s[0]:s[1]], 1)
+		hide(s[0], s[1], 1)
+	}
+	return end
+}
+
+// seam is where two pieces of a masked text meet.
+type seam struct {
+	held    []byte // what may be the beginning of a needle, as it came
+	covered int    // how much at its beginning is the end of another needle
+}
+
+// settle masks text, which begins with what was held back, and returns how much at its
+// beginning is settled; the rest is held back, nothing at the end of all text. What
+// waits is not masked: a short needle in it may be the beginning of a longer one.
+func (s *seam) settle(m *mask, text []byte, last bool) (settled int) {
+	settled = len(text)
+	covered := text[:s.covered]
+	if m != nil && !last {
+		settled -= m.pending(text)
+	}
+	s.held = append(s.held[:0], text[settled:]...)
+	s.covered = max(0, s.covered-settled)
+	if m != nil {
+		s.covered = max(s.covered, m.applyBefore(text, settled)-settled)
+	}
+	stars(covered)
+	return settled
+}
+
+func stars(text []byte) {
+	for i := range text {
+		text[i] = '*'
 	}
 }
 
 func (m *mask) hide(stretch []byte, number int) {
-	for i := range stretch {
-		stretch[i] = '*'
-	}
+	stars(stretch)
 	if m.hidden != nil {
 		m.hidden.Add(int64(number))
 	}
@@ -287,7 +326,7 @@ type maskReader struct {
 	io.Closer
 	source io.Reader
 	mask   func() *mask // asked for each piece: a request still under way may bring more
-	held   []byte       // what may be the beginning of a needle
+	seam
 	passed int          // how much of held has been handed out
 	buffer []byte       // for readers that bring too little room
 	ready  []byte       // of buffer, what can be handed out
@@ -367,6 +406,7 @@ func (r *maskReader) wait(p []byte) (n int) {
 		return 0
 	case <-timer.C:
 		n = copy(p, r.held[r.passed:])
+		stars(p[:min(n, max(0, r.covered-r.passed))])
 		r.passed += n
 		return n
 	}
@@ -393,14 +433,7 @@ func (r *maskReader) settleBuffer(came reading) {
 // its beginning is settled; the rest is held back.
 func (r *maskReader) settle(text []byte, err error) (settled int) {
 	r.err = err
-	settled = len(text)
-	if m := r.mask(); m != nil {
-		m.apply(text)
-		if err == nil {
-			settled -= m.pending(text)
-		}
-	}
-	r.held = append(r.held[:0], text[settled:]...)
+	settled = r.seam.settle(r.mask(), text, err != nil)
 	r.passed = max(0, r.passed-settled)
 	return settled
 }

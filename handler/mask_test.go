@@ -359,3 +359,44 @@ func TestLateToken(t *testing.T) {
 		t.Errorf("the upstream got %q, want no value", got)
 	}
 }
+
+// TestMaskCutAnywhere: a value that begins with another, or with the end of one, is
+// masked as in one piece, wherever reads or frames end.
+func TestMaskCutAnywhere(t *testing.T) {
+	for _, values := range [][]string{
+		{"QUFBQUFB", "QUFBQUFBc2VjcmV0"},
+		{"abcdefgh-12", "-12345678"},
+		{"abcdefgh", "efghijkl", "ijklmnop"},
+		{"12345678", "0123456789abcdef", "89abcdefghi"},
+	} {
+		m := maskOf(values...)
+		for _, text := range []string{
+			strings.Join(values, ""), "-" + strings.Join(values, " ") + "-", "QUFBQUFBc2VjcmV", "abcdefgh-1234567", "abcdefgh-12 45678",
+			"abcdefghijklmnop", "0123456789abcdefghi", "0123456789abcdeX",
+		} {
+			want := string(coveredBy(m.needles, []byte(text)))
+			for i := range len(text) + 1 {
+				for j := i; j <= len(text); j++ {
+					pieces := []string{text[:i], text[i:j], text[j:]}
+					var readers []io.Reader
+					for _, piece := range pieces {
+						readers = append(readers, strings.NewReader(piece))
+					}
+					reader := newMaskReader(io.NopCloser(io.MultiReader(readers...)), func() *mask { return m })
+					if got, err := io.ReadAll(reader); string(got) != want || err != nil {
+						t.Fatalf("values %q, read as %q: got %q, %v, want %q", values, pieces, got, err, want)
+					}
+					var s seam
+					got := ""
+					for n, piece := range pieces {
+						whole := append(bytes.Clone(s.held), piece...)
+						got += string(whole[:s.settle(m, whole, n == 2)])
+					}
+					if got != want {
+						t.Fatalf("values %q, in frames %q: got %q, want %q", values, pieces, got, want)
+					}
+				}
+			}
+		}
+	}
+}

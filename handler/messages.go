@@ -57,25 +57,16 @@ func formOfText(text []byte) (form tokens.Form, decided bool) {
 
 // messageMask hides values in the messages of a server.
 type messageMask struct {
-	f    *forwarding
-	held []byte // may be the beginning of a value
+	f *forwarding
+	seam
 }
 
 func (m *messageMask) data(dst, payload []byte, _ ws.OpCode, final bool) ([]byte, error) {
 	start := len(dst)
 	dst = append(append(dst, m.held...), payload...)
-	m.held = m.held[:0]
-	current := m.f.currentMask() // for each piece: the client may have sent another token
-	if current == nil {
-		return dst, nil
-	}
-	current.apply(dst[start:])
-	if !final {
-		settled := len(dst) - current.pending(dst[start:])
-		m.held = append(m.held, dst[settled:]...)
-		dst = dst[:settled]
-	}
-	return dst, nil
+	// Asked for with each piece: the client may have sent another token.
+	settled := m.settle(m.f.currentMask(), dst[start:], final)
+	return dst[:start+settled], nil
 }
 
 func (m *messageMask) control(payload []byte) {
