@@ -98,6 +98,7 @@ func TestPendingOfLongValues(t *testing.T) {
 func FuzzMaskReader(f *testing.F) {
 	f.Add([]byte("xxabcdabcdabcxx"), "abcdabcd", "bcdabcda", uint8(3))
 	f.Add([]byte("aaaaaaaaaaaaaaaaaaaaaaaa"), "aaaaaaaa", "aaaaaaaab", uint8(1))
+	f.Add([]byte("QUFBQUFBc2VjcmV0"), "QUFBQUFB", "QUFBQUFBc2VjcmV0", uint8(7))
 	f.Add([]byte("tail of a value: CANARY-5d41402a"), canary, "unrelated", uint8(5))
 	f.Fuzz(func(t *testing.T, text []byte, first, second string, cut uint8) {
 		m := maskOf(first, second)
@@ -113,6 +114,10 @@ func FuzzMaskReader(f *testing.F) {
 			if bytes.Contains(got, needle) && !bytes.Contains(needle, []byte("*")) {
 				t.Errorf("%q is still in %q", needle, got)
 			}
+		}
+		whole := bytes.Clone(text)
+		if m.apply(whole); m.longest < longNeedle && !bytes.Equal(got, whole) {
+			t.Fatalf("needles %q, cut at %d: got %q, want %q", m.needles, source.cut, got, whole)
 		}
 		for i := range got {
 			if got[i] != text[i] && got[i] != '*' {
