@@ -153,10 +153,18 @@ type decodedBody struct {
 	io.Closer
 	encoded io.Reader
 	open    func(io.Reader) (io.Reader, error)
+
+	mu      sync.Mutex // a Close may come beside a Read, see maskReader.wait
 	decoder io.Reader
+	closed  bool
 }
 
 func (b *decodedBody) Read(p []byte) (n int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	if b.decoder == nil {
 		if b.decoder, err = b.open(b.encoded); err != nil {
 			return 0, err
@@ -166,8 +174,12 @@ func (b *decodedBody) Read(p []byte) (n int, err error) {
 }
 
 func (b *decodedBody) Close() error {
+	err := b.Closer.Close() // which ends a Read that waits
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
 	if decoder, ok := b.decoder.(*zstd.Decoder); ok {
 		decoder.Close()
 	}
-	return b.Closer.Close()
+	return err
 }

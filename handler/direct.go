@@ -373,13 +373,13 @@ type directBody struct {
 	ctx  context.Context
 	conn *directConn
 	stop func() bool
-	last bool // the connection ends with this answer
-	read int  // bytes
-	done bool
+	last bool        // the connection ends with this answer
+	read int         // bytes
+	done atomic.Bool // a Close may come beside a Read, see maskReader.wait
 }
 
 func (b *directBody) Read(p []byte) (int, error) {
-	if b.done {
+	if b.done.Load() {
 		return 0, io.EOF
 	}
 	n, err := b.ReadCloser.Read(p)
@@ -405,10 +405,9 @@ func (b *directBody) Close() error {
 
 // end puts the connection back, or closes it, the first time it is called.
 func (b *directBody) end(whole bool) {
-	if b.done {
+	if !b.done.CompareAndSwap(false, true) {
 		return
 	}
-	b.done = true
 	if b.stop() && whole && !b.last && b.conn.free() {
 		b.conn.pool.put(b.conn)
 		return

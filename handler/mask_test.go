@@ -405,3 +405,39 @@ func TestMaskCutAnywhere(t *testing.T) {
 		}
 	}
 }
+
+// TestMaskedBodyIsClosedBesideARead: a client that goes away has the answer closed while
+// a Read of it waits behind bytes that begin a value.
+func TestMaskedBodyIsClosedBesideARead(t *testing.T) {
+	for name := range codings {
+		t.Run(name, func(t *testing.T) {
+			source, far := io.Pipe()
+			go func() {
+				w, err := codings[name].encode(far)
+				if err == nil {
+					_, err = io.WriteString(w, "over"+canary[:2])
+				}
+				if flusher, ok := w.(interface{ Flush() error }); err == nil && ok {
+					err = flusher.Flush()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}()
+			body := &decodedBody{Closer: source, encoded: source, open: codings[name].decode}
+			r := newMaskReader(body, func() *mask { return maskOf(canary) })
+			if got, err := io.ReadAll(io.LimitReader(r, 6)); string(got) != "over"+canary[:2] || err != nil {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			if came := <-r.ahead; came.err == nil {
+				t.Errorf("the Read under way got %d bytes and no error, want an error", came.n)
+			}
+			if n, err := body.Read(make([]byte, 1)); n != 0 || err == nil {
+				t.Errorf("reading on: got %d, %v, want an error", n, err)
+			}
+		})
+	}
+}
