@@ -122,12 +122,12 @@ const manyBytes = 4 << 10
 // apply masks text in place.
 func (m *mask) apply(text []byte) { m.applyBefore(text, len(text)) }
 
-// applyBefore masks in place what begins before the byte at limit. It returns where the
-// last of it ends.
+// applyBefore masks in place what begins before the byte at limit. It returns up to
+// where needles cover the text from there on.
 func (m *mask) applyBefore(text []byte, limit int) (end int) {
 	f := m.finder.Load()
 	if f == nil && (len(m.needles) == 1 || len(text) < manyBytes) && !m.containsAny(text) {
-		return 0
+		return limit
 	}
 	short := len(m.needles)
 	for short > 0 && len(m.needles[short-1]) < longNeedle {
@@ -138,9 +138,12 @@ func (m *mask) applyBefore(text []byte, limit int) (end int) {
 		f = newFinder(m.needles[short:])
 		m.finder.Store(f)
 	}
+	end = limit
 	hide := func(from, to, number int) {
 		if from < limit {
 			m.hide(text[from:to], number)
+		}
+		if from <= end {
 			end = max(end, to)
 		}
 	}
@@ -156,7 +159,7 @@ func (m *mask) applyBefore(text []byte, limit int) (end int) {
 // seam is where two pieces of a masked text meet.
 type seam struct {
 	held    []byte // what may be the beginning of a needle, as it came
-	covered int    // how much at its beginning is the end of another needle
+	covered int    // how much at its beginning whole needles cover
 }
 
 // settle masks text, which begins with what was held back, and returns how much at its
@@ -347,7 +350,7 @@ const (
 
 	// mostPassed is how many bytes of what may be a value are passed on when nothing
 	// has come behind them for maskPatience. Of a value that does come then, as many
-	// show.
+	// show. What whole values cover is passed on with them, masked.
 	mostPassed   = 3
 	maskPatience = 100 * time.Millisecond
 )
@@ -364,7 +367,7 @@ func (r *maskReader) Read(p []byte) (int, error) {
 			return 0, r.err
 		case len(p) == 0:
 			return 0, nil
-		case r.passed < len(r.held) && len(r.held) <= mostPassed:
+		case r.passed < len(r.held) && len(r.held)-r.covered <= mostPassed:
 			if n := r.wait(p); n > 0 {
 				return n, nil
 			}

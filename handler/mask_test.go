@@ -167,18 +167,28 @@ func TestMaskLetsOneSideWaitForTheOther(t *testing.T) {
 	for _, test := range []struct {
 		name, first, shown string
 		then, rest         string
+		values             []string // else value
 	}{
-		{"nothing of a value", "over", "over", "and out", "and out"},
-		{"one byte of it", "overS", "overS", "o far", "o far"},
-		{"some bytes, then the value", "overSEC", "overSEC", "RET-0123456789!", strings.Repeat("*", len(value)-3) + "!"},
-		{"some bytes, then more of it, then others", "overSE", "overSE", "CRET-01!", "CRET-01!"},
-		{"some bytes, then the whole value", "overSE", "overSE", value, strings.Repeat("*", len(value))},
-		{"more bytes are held back", "overSECR", "over", "ET-0123456789!", strings.Repeat("*", len(value)) + "!"},
+		{"nothing of a value", "over", "over", "and out", "and out", nil},
+		{"one byte of it", "overS", "overS", "o far", "o far", nil},
+		{"some bytes, then the value", "overSEC", "overSEC", "RET-0123456789!", strings.Repeat("*", len(value)-3) + "!", nil},
+		{"some bytes, then more of it, then others", "overSE", "overSE", "CRET-01!", "CRET-01!", nil},
+		{"some bytes, then the whole value", "overSE", "overSE", value, strings.Repeat("*", len(value)), nil},
+		{"more bytes are held back", "overSECR", "over", "ET-0123456789!", strings.Repeat("*", len(value)) + "!", nil},
+		{"a value that ends as it begins", "overabcd-0123-abcd", "over**************", " out", " out", []string{"abcd-0123-abcd"}},
+		{"the same, and it goes on", "overabcd-0123-abcd", "over**************", "-0123-abcd!", "**********!", []string{"abcd-0123-abcd"}},
+		{"a value of one letter", "overaaaaaaaa", "over********", "a out", "* out", []string{"aaaaaaaa"}},
+		{"a value with which another begins", "overabcdefgh", "over********", "-secret!", "*******!", []string{"abcdefgh", "abcdefgh-secret"}},
+		{"the same, and it is the short one", "overabcdefgh", "over********", "-sec!", "-sec!", []string{"abcdefgh", "abcdefgh-secret"}},
+		{"the same, with more of the longer one", "overabcdefgh-sec", "over", "ret!", "***************!", []string{"abcdefgh", "abcdefgh-secret"}},
 	} {
 		for _, room := range []int{1, 8, 4096} {
 			t.Run(fmt.Sprintf("%s, %d at a time", test.name, room), func(t *testing.T) {
 				source, far := io.Pipe()
 				m := maskOf(value)
+				if test.values != nil {
+					m = maskOf(test.values...)
+				}
 				r := newMaskReader(source, func() *mask { return m })
 				go func() { _, _ = io.WriteString(far, test.first) }()
 				var got []byte
