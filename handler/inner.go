@@ -175,15 +175,18 @@ func (s *innerServer) Addr() net.Addr { return streamAddr("tunnels") }
 // shutdown serves the tunnels that are being opened, tells clients with their next
 // answer to go elsewhere, closes the tunnels that have no next request, and waits
 // for the others as long as ctx lasts.
+//
+// It takes no more tunnels first: net/http closes one of HTTP/2 whose first request
+// it has not read.
 func (s *innerServer) shutdown(ctx context.Context, idle func() bool) error {
 	s.leaving.Store(true)
+	_ = s.Close()
 	patient, cancel := context.WithTimeout(ctx, firstRequest)
 	defer cancel()
 	await(patient, func() bool { return s.opening.Load() == 0 })
 	hurried, cancel := context.WithTimeout(ctx, lastRequest) // net/http drops what it reads later
 	defer cancel()
 	await(hurried, idle)
-	_ = s.Close()
 	if err := s.server.Shutdown(ctx); err != nil {
 		// Their connections first: one after the other, TLS would wait to say goodbye to
 		// each client that does not read.

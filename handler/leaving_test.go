@@ -42,6 +42,28 @@ func TestClosingWhileASlowClientOpensATunnel(t *testing.T) {
 	awaitClosed(t, closed)
 }
 
+// TestClosingWhileALateClientOpensATunnel serves one that came by a connection made
+// before, when the proxy no longer waits for others to open theirs.
+func TestClosingWhileALateClientOpensATunnel(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("h2=%v", h2), func(t *testing.T) {
+			b := newBench(t, nil)
+			other, _ := b.connect(b.apiAuthority())
+			b.do(inTunnel(t, b.secure(other, protocols(h2)...), h2), b.request("GET", b.up.URL("api.starpod.test"), ""))
+			closed := closing(t, b.proxy)
+			<-time.After(2 * drainPoll)
+			conn, _ := b.connect(b.apiAuthority())
+			<-time.After(lastRequest)
+			client := inTunnel(t, b.secure(conn, protocols(h2)...), h2)
+			response, body := b.do(client, b.request("POST", b.up.URL("api.starpod.test"), "x"))
+			if response.StatusCode != 200 {
+				t.Errorf("got %d %s, want 200", response.StatusCode, body)
+			}
+			awaitClosed(t, closed)
+		})
+	}
+}
+
 // TestClosingBetweenRequests lets a client that is busy learn of the end from an
 // answer, rather than by its connection being closed on its next request.
 func TestClosingBetweenRequests(t *testing.T) {
