@@ -80,7 +80,7 @@ func deliver(conn net.Conn, newest func() *handedListener) bool {
 			return false
 		}
 		select {
-		case l.conns <- conn:
+		case l.conns <- handTo(l, conn, newest):
 			return true
 		case <-l.closed:
 		}

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // newSpaceSocket is a space whose one socket is on loopback, with programs led to
@@ -113,4 +117,62 @@ func TestClosedListener(t *testing.T) {
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accepting: got %v, want net.ErrClosed", err)
 	}
+}
+
+// TestReloadsLoseNoRequest asks on new connections while one server replaces another.
+// An http.Server closes those whose first request it reads as it shuts down.
+func TestReloadsLoseNoRequest(t *testing.T) {
+	s, socket := newSpaceSocket(t)
+	var served, shutting sync.WaitGroup
+	serve := func() *http.Server {
+		l := s.newGeneration(socket)
+		server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(w, r.Body)
+		})}
+		served.Go(func() { _ = server.Serve(l) })
+		return server
+	}
+	current := serve()
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for range 100 {
+				if err := postForEcho("http://"+socket.Addr().String()+"/", "hello"); err != nil {
+					t.Errorf("got %v, want every request answered", err)
+				}
+			}
+		})
+	}
+	asked := make(chan struct{})
+	go func() { asking.Wait(); close(asked) }()
+	for asking := true; asking; {
+		before := current
+		current = serve()
+		shutting.Go(func() { _ = before.Shutdown(t.Context()) })
+		select {
+		case <-asked:
+			asking = false
+		case <-time.After(time.Millisecond): // about as long as a request takes
+		}
+	}
+	if err := current.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	shutting.Wait()
+	served.Wait()
+}
+
+// postForEcho makes a request that nobody repeats by themselves, on a connection of its own.
+func postForEcho(target, body string) error {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Post(target, "text/plain", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	got, err := io.ReadAll(response.Body)
+	if err == nil && string(got) != body {
+		return fmt.Errorf("got %q, want %q", got, body)
+	}
+	return err
 }
