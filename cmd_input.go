@@ -61,6 +61,12 @@ func askValue(cmd *cobra.Command, terminal int) (string, error) {
 		case <-answered:
 		}
 	}()
+	// ReadPassword hides what is typed, too, but only after the question is shown: who
+	// answers in between, as a program does, would see the value.
+	if err := hideTyping(terminal); err != nil {
+		return "", fmt.Errorf("preparing the terminal: %w", err)
+	}
+	defer func() { _ = term.Restore(terminal, state) }()
 	cmd.PrintErr("Value (it is not shown): ")
 	text, err := term.ReadPassword(terminal)
 	cmd.PrintErrln()
