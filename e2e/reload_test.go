@@ -121,6 +121,21 @@ func (s *server) load(t *testing.T, upstream *testbench.Upstream, token string) 
 
 // once sends one request, and goes on with it when the load is stopped meanwhile.
 func (s *server) once(ctx context.Context, client *http.Client, method, target, token string) error {
+	time.Sleep(5 * time.Millisecond) // enough at a time, without taking the whole machine
+	response, err := askFor(context.WithoutCancel(ctx), client, method, target, token)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if answer, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusOK {
+		return fmt.Errorf("got %d %.200s (%v), want 200", response.StatusCode, answer, err)
+	}
+	return nil
+}
+
+// askFor sends one request, and sends it again when it was dropped on its way to the
+// proxy.
+func askFor(ctx context.Context, client *http.Client, method, target, token string) (*http.Response, error) {
 	body := ""
 	if method == http.MethodPost {
 		body = "key=" + token
@@ -132,11 +147,9 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 		TLSHandshakeStart: func() { inside.Store(true) },
 		GotConn:           func(httptrace.GotConnInfo) { inside.Store(strings.HasPrefix(target, "https:")) },
 	}
-	ctx = httptrace.WithClientTrace(context.WithoutCancel(ctx), trace)
-	time.Sleep(5 * time.Millisecond) // enough at a time, without taking the whole machine
-	r, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, target, strings.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Header.Set("X-Key", token)
 	again := r.Clone(r.Context())
@@ -148,13 +161,9 @@ func (s *server) once(ctx context.Context, client *http.Client, method, target, 
 		response, err = client.Do(again)
 	}
 	if err != nil {
-		return fmt.Errorf("try %d, tunnel granted %v: %w", tries, inside.Load(), err)
+		return nil, fmt.Errorf("try %d, tunnel granted %v: %w", tries, inside.Load(), err)
 	}
-	defer response.Body.Close()
-	if answer, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusOK {
-		return fmt.Errorf("got %d %.200s (%v), want 200", response.StatusCode, answer, err)
-	}
-	return nil
+	return response, nil
 }
 
 // mostTries is for reloads without a pause between them, each of which may drop the
@@ -206,12 +215,7 @@ type download struct {
 func startDownload(t *testing.T, transport *http.Transport, target, token string) *download {
 	t.Helper()
 	d := &download{name: fmt.Sprintf("%s over %s", target, transport.Protocols), ended: make(chan struct{})}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("X-Key", token)
-	response, err := transport.RoundTrip(r)
+	response, err := askFor(t.Context(), &http.Client{Transport: transport}, http.MethodGet, target, token)
 	if err != nil || response.StatusCode != http.StatusOK {
 		t.Fatalf("%s: got %v (%v), want 200", d.name, response, err)
 	}
