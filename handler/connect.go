@@ -324,6 +324,9 @@ func (c *bufferedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// NetConn returns what is below, as that of *tls.Conn does.
+func (c *bufferedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *bufferedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

@@ -3,8 +3,11 @@
 package handler
 
 import (
+	"errors"
 	"net"
+	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +18,18 @@ const canLook = true
 // silent reports whether nothing has come from the other end of an idle connection,
 // its end included. What has come is lost: the connection is good for nothing then.
 func silent(conn net.Conn) bool {
+	socket := conn
+	for {
+		layer, ok := socket.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		socket = layer.NetConn()
+	}
+	return socketSilent(socket) && (socket == conn || layersSilent(conn))
+}
+
+func socketSilent(conn net.Conn) bool {
 	socket, ok := conn.(syscall.Conn)
 	if !ok {
 		return true // in tests
@@ -31,4 +46,16 @@ func silent(conn net.Conn) bool {
 		return true
 	})
 	return err == nil && quiet
+}
+
+// layersSilent reports the same of what the layers above the socket, the TLS of an
+// upstream proxy above all, have taken from it and not passed on. A deadline that is
+// over keeps them from reading on.
+func layersSilent(conn net.Conn) bool {
+	if conn.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false
+	}
+	var one [1]byte
+	n, err := conn.Read(one[:])
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && conn.SetReadDeadline(time.Time{}) == nil
 }
