@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -17,13 +18,15 @@ import (
 )
 
 // tunnel is one CONNECT that is intercepted: the connection to the client with
-// what is known of it. It is the net.Conn under the TLS that is terminated.
+// what is known of it. It is the net.Conn under the TLS that is terminated. Nothing
+// in it holds the request, which is long over while the tunnel is open.
 type tunnel struct {
 	net.Conn
+	proxy   *Proxy
 	dest    Destination
 	client  *client
+	remote  string // address of the client
 	reenter http.Handler
-	refused func(*Refusal)
 	asked   func() // called when the first request has been read
 	trusted bool   // it came by a listener of a namespace
 
@@ -34,14 +37,8 @@ type tunnel struct {
 	bodyTimeout time.Duration
 
 	sniffed bool
-	// Conn belongs to the server that the CONNECT came in by, which takes it
-	// back when serveConnect returns: io is held for reading while Conn is in
-	// use, and ended says that it must not be used any more.
-	io    sync.RWMutex
-	ended bool
-
-	once sync.Once
-	done chan struct{}
+	once    sync.Once
+	ended   func() // called once, when the connection has been closed
 }
 
 var errNotTLS = errors.New("what came through the tunnel is not TLS")
@@ -53,11 +50,6 @@ const recordTypeHandshake = 0x16
 // Read reads from the client and ends the tunnel if it does not begin with TLS.
 // Looking here spares a buffer and a hand-off between goroutines.
 func (t *tunnel) Read(p []byte) (int, error) {
-	t.io.RLock()
-	defer t.io.RUnlock()
-	if t.ended {
-		return 0, net.ErrClosed
-	}
 	n, err := t.Conn.Read(p)
 	if !t.sniffed && n > 0 {
 		t.sniffed = true
@@ -77,7 +69,7 @@ func (t *tunnel) refuseContent(first byte) {
 		Reason: "only TLS is served inside a tunnel to " + t.dest.String(),
 		Mend:   "use an https:// URL, ask for http:// without CONNECT, or name the host in `tunnel`",
 	}
-	t.refused(refusal)
+	t.proxy.refused(&http.Request{Method: http.MethodConnect, URL: new(url.URL), RemoteAddr: t.remote}, t.dest, refusal)
 	if first >= 'A' && first <= 'Z' {
 		body := refusal.body()
 		response := http.Response{
@@ -90,21 +82,11 @@ func (t *tunnel) refuseContent(first byte) {
 	}
 }
 
-// Write writes to the client.
-func (t *tunnel) Write(p []byte) (int, error) {
-	t.io.RLock()
-	defer t.io.RUnlock()
-	if t.ended {
-		return 0, net.ErrClosed
-	}
-	return t.Conn.Write(p)
-}
-
 // Close ends the tunnel. Whoever hijacks the connection inside it closes it in
-// the end too, so done tells the end of WebSockets as well.
+// the end too, so this is the end of WebSockets as well.
 func (t *tunnel) Close() error {
 	err := t.Conn.Close()
-	t.once.Do(func() { close(t.done) })
+	t.once.Do(t.ended)
 	return err
 }
 
@@ -115,15 +97,7 @@ func (t *tunnel) isNearby() bool {
 	return t.trusted || ok && addr.IP.IsLoopback()
 }
 
-// wait returns when the tunnel has been closed and nobody uses its connection.
-func (t *tunnel) wait() {
-	<-t.done
-	t.io.Lock()
-	t.ended = true
-	t.io.Unlock()
-}
-
-// serveConnect answers a CONNECT and stays until the tunnel has ended.
+// serveConnect answers a CONNECT.
 func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter http.Handler) (Destination, error) {
 	if refusal := p.checkCredentials(r); refusal != nil {
 		return Destination{}, refusal
@@ -149,41 +123,73 @@ func (p *Proxy) serveConnect(w http.ResponseWriter, r *http.Request, reenter htt
 	if refusal != nil {
 		return dest, refusal
 	}
-	defer done()
 	if !p.intercepts(r.Context(), client, dest) {
+		defer done()
 		return dest, p.serveBlind(w, r, dest)
 	}
-	if err := originFrom(r.Context()).refusesContent(dest); err != nil {
-		return dest, err
+	return dest, p.serveIntercepted(w, r, &tunnel{proxy: p, dest: dest, client: client, reenter: reenter}, done)
+}
+
+// serveIntercepted opens a tunnel whose TLS is terminated, and calls done when it
+// has ended. It stays so long only where that makes a difference: what a handler
+// holds on its way here is as much as the tunnel itself.
+func (p *Proxy) serveIntercepted(w http.ResponseWriter, r *http.Request, t *tunnel, done func()) error {
+	from := originFrom(r.Context())
+	if err := from.refusesContent(t.dest); err != nil {
+		done()
+		return err
 	}
 	p.inner.opening.Add(1)
-	opened := sync.OnceFunc(func() { p.inner.opening.Add(-1) })
-	defer opened()
+	t.asked = sync.OnceFunc(func() { p.inner.opening.Add(-1) })
 	conn, err := accept(w, r)
 	if err != nil {
-		return dest, err
+		t.asked()
+		done()
+		return err
 	}
-	if stream, ok := conn.(*streamConn); ok {
-		piped := newPipedStream(stream)
-		defer func() { <-piped.copied }()
+	stream, isStream := conn.(*streamConn)
+	var piped *pipedStream
+	if isStream {
+		piped = newPipedStream(stream)
 		conn = piped
 	}
 	p.Stats.Intercepted.Add(1)
-	t := &tunnel{
-		Conn: conn, dest: dest, client: client, reenter: reenter, done: make(chan struct{}),
-		refused: func(refusal *Refusal) { p.refused(r, dest, refusal) },
-		asked:   opened,
-	}
-	if from := originFrom(r.Context()); from != nil {
-		t.trusted = from.trusted
-	}
+	t.Conn, t.remote, t.trusted = conn, r.RemoteAddr, from != nil && from.trusted
 	if outer, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
 		t.bodyTimeout = outer.ReadTimeout
 	}
-	defer p.live.add(t)()
+	closed := make(chan struct{})
+	t.ended = func() {
+		p.live.remove(t)
+		t.asked()
+		done()
+		close(closed)
+	}
+	p.live.add(t)
 	p.inner.serve(t)
-	t.wait()
-	return dest, nil
+	switch {
+	case isStream:
+		<-closed
+		<-piped.copied
+	case isObserved(w), r.ContentLength != 0: // Caddy gives what is left of a body its time
+		<-closed
+	}
+	return nil
+}
+
+// isObserved reports whether somebody takes note of an answer when its handler
+// returns, as Caddy's access log and metrics do: of how long it took, of a tunnel too.
+func isObserved(w http.ResponseWriter) bool {
+	for {
+		if _, ok := w.(interface{ Status() int }); ok {
+			return true
+		}
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = outer.Unwrap()
+	}
 }
 
 // intercepts reports whether TLS towards dest is terminated here. An authority
@@ -230,7 +236,8 @@ func (p *Proxy) serveBlind(w http.ResponseWriter, r *http.Request, dest Destinat
 		return err
 	}
 	defer conn.Close()
-	defer p.live.add(conn)()
+	p.live.add(conn)
+	defer p.live.remove(conn)
 	p.Stats.Tunnelled.Add(1)
 
 	idle := time.Duration(p.Limits.BlindTimeout)

@@ -394,4 +394,6 @@ var (
 	_ caddy.Validator             = (*Handler)(nil)
 	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+
+	_ interface{ Status() int } = caddyhttp.ResponseRecorder(nil) // as isObserved looks for
 )

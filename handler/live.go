@@ -16,19 +16,20 @@ type liveTunnels struct {
 	open map[io.Closer]struct{}
 }
 
-// add takes note of a tunnel until the returned function is called.
-func (l *liveTunnels) add(t io.Closer) (remove func()) {
+// add takes note of a tunnel until it is removed.
+func (l *liveTunnels) add(t io.Closer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open == nil {
 		l.open = make(map[io.Closer]struct{})
 	}
 	l.open[t] = struct{}{}
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.open, t)
-	}
+}
+
+func (l *liveTunnels) remove(t io.Closer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, t)
 }
 
 func (l *liveTunnels) count() int {

@@ -34,7 +34,8 @@ func (w *mirrorWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	f.client = c
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.cleanup = append(f.cleanup, f.proxy.live.add(c), c.stop)
+	f.proxy.live.add(c)
+	f.cleanup = append(f.cleanup, func() { f.proxy.live.remove(c) }, c.stop)
 	return c, bufio.NewReadWriter(bufio.NewReader(c), rw.Writer), nil
 }
 

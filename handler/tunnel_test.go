@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -214,6 +215,91 @@ func TestConnectOverHTTP2IsGuarded(t *testing.T) {
 		if _, response := open(authority, nil); response.StatusCode != want {
 			t.Errorf("%s: got status %d, want %d", authority, response.StatusCode, want)
 		}
+	}
+}
+
+// around is a writer around another.
+type around struct{ http.ResponseWriter }
+
+func (w around) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// recording notes the status of an answer, as Caddy's access log and metrics do.
+type recording struct{ around }
+
+func (recording) Status() int { return http.StatusOK }
+
+// TestHandlerOfATunnel is left when the tunnel is open, unless somebody wants to
+// know how long it was. Either way it counts for as long as it is open.
+func TestHandlerOfATunnel(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		wrap   func(http.ResponseWriter) http.ResponseWriter
+		header string
+		stays  bool
+	}{
+		{name: "plain"},
+		{name: "wrapped", wrap: func(w http.ResponseWriter) http.ResponseWriter { return around{w} }},
+		{name: "recorded", wrap: func(w http.ResponseWriter) http.ResponseWriter { return recording{around{w}} }, stays: true},
+		{name: "recorded and wrapped", wrap: func(w http.ResponseWriter) http.ResponseWriter {
+			return around{recording{around{w}}}
+		}, stays: true},
+		{name: "with content", header: "Content-Length: 5\r\n", stays: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			left := make(chan struct{})
+			front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(left)
+				if test.wrap != nil {
+					w = test.wrap(w)
+				}
+				b.ServeHTTP(w, r)
+			}))
+			t.Cleanup(front.Close)
+			conn, err := net.Dial("tcp", front.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(longest))
+			fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n%s\r\n", b.apiAuthority(), test.header)
+			if head, err := readHead(bufio.NewReader(conn)); err != nil || !strings.Contains(head, " 200 ") {
+				t.Fatalf("got %q (%v), want status 200", head, err)
+			}
+			secure := b.secure(conn, "http/1.1")
+			if !test.stays {
+				awaitLeft(t, left)
+			}
+			if response := b.sendOver(secure, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"); response.StatusCode != 200 {
+				t.Errorf("got status %d in the tunnel, want 200", response.StatusCode)
+			}
+			select {
+			case <-left:
+				if test.stays {
+					t.Error("the handler was left while the tunnel was open")
+				}
+			default:
+			}
+			if got := b.proxy.live.count(); got != 1 {
+				t.Errorf("%d tunnels count as open, want 1", got)
+			}
+			_ = secure.Close()
+			awaitLeft(t, left)
+			testbench.Await(t, longest, func() error {
+				if b.proxy.live.count() != 0 {
+					return errors.New("the tunnel still counts as open")
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func awaitLeft(t *testing.T, left <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-left:
+	case <-time.After(longest):
+		t.Fatal("the handler is not left")
 	}
 }
 
