@@ -154,6 +154,19 @@ func FuzzOnlyTokensChange(f *testing.F) {
 	})
 }
 
+// FuzzIndex: the search for the word finds what bytes.Index does.
+func FuzzIndex(f *testing.F) {
+	for _, piece := range []string{"", marker, "star", "starstarpod", "podstarpostarpod"} {
+		f.Add([]byte(strings.Repeat("some more text ", 9)+piece), uint8(3))
+	}
+	f.Fuzz(func(t *testing.T, text []byte, times uint8) {
+		text = bytes.Repeat(text, int(times)%16)
+		if got, want := index(text), bytes.Index(text, []byte(marker)); got != want {
+			t.Errorf("%q: got %d, want %d", text, got, want)
+		}
+	})
+}
+
 // A streamed text becomes what the whole text does, however it is cut.
 func FuzzStreamEqualsWhole(f *testing.F) {
 	for i, seed := range pieceSeeds {

@@ -109,24 +109,6 @@ func Scan(keys *Keyring, data []byte, t Target) ([]byte, Result) {
 	return out, s.Result
 }
 
-// index is [bytes.Index] of "starpod" in p. It looks for the end of the word: bytes.Index
-// goes from one first letter to the next, and text has three times as many of "s" as
-// of "p".
-func index(p []byte) int {
-	const lead, end = "star", "pod" // of marker
-	for from := len(lead); from < len(p); {
-		i := bytes.Index(p[from:], []byte(end))
-		if i < 0 {
-			break
-		}
-		if at := from + i - len(lead); string(p[at:at+len(lead)]) == lead {
-			return at
-		}
-		from += i + len(end)
-	}
-	return -1
-}
-
 func (s *Scanner) feed(dst, p []byte) (_ []byte, err error) {
 	for len(p) > 0 && err == nil {
 		if !s.open {
