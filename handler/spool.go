@@ -40,7 +40,7 @@ const (
 	spoolStep = 4 << 20
 
 	// spoolWrite is how much is written to the file at a time, in bytes.
-	spoolWrite = 64 << 10
+	spoolWrite = 128 << 10
 )
 
 // spoolWriters are for the spools that are being filled.
