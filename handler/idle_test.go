@@ -78,3 +78,50 @@ func TestIdleConnectionsEnd(t *testing.T) {
 		t.Errorf("upstream served %d requests, want %d", got, rounds)
 	}
 }
+
+// TestConnectionsThatAreLoggedIn are nobody else's: some hosts take each request on
+// a connection for one of the user who has logged in on it.
+func TestConnectionsThatAreLoggedIn(t *testing.T) {
+	for _, test := range []struct {
+		scheme string
+		shared bool // the connection is used again
+	}{
+		{"NTLM", false}, {"ntlm", false}, {"Negotiate", false},
+		{"Basic", true},
+	} {
+		for method, body := range map[string]string{"GET": "", "POST": "some text"} {
+			t.Run(test.scheme+" "+method, func(t *testing.T) {
+				b := newBench(t, nil)
+				port := b.rawUpstream(true, rememberUser)
+				target := fmt.Sprintf("https://api.starpod.test:%d/", port)
+				login := b.request(method, target, body, "Authorization", test.scheme+" "+b.token("api.starpod.test"))
+				if _, user := b.do(b.client(false), login); !strings.HasPrefix(user, test.scheme+" *") {
+					t.Fatalf("the host takes the first user for %q, want %s and a masked value", user, test.scheme)
+				}
+				_, user := b.do(b.client(false), b.request("GET", target, ""))
+				if shared := user != "nobody"; shared != test.shared {
+					t.Errorf("the host takes the next user for %q", user)
+				}
+			})
+		}
+	}
+}
+
+// rememberUser answers each request with the Authorization of the last one on its
+// connection that had one. It does not care whether the connection was to end.
+func rememberUser(conn net.Conn) {
+	r, user := bufio.NewReader(conn), "nobody"
+	for {
+		request, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(io.Discard, request.Body); err != nil {
+			return
+		}
+		if login := request.Header.Get("Authorization"); login != "" {
+			user = login
+		}
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(user), user)
+	}
+}

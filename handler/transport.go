@@ -32,6 +32,7 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	f.askPlain(out)
 	f.askFollowable(out)
+	out.Close = out.Close || authenticatesConnection(out.Header)
 	res, err := t.proxy.upstream.send(out, f)
 	if err != nil {
 		return nil, err
@@ -41,6 +42,19 @@ func (t *swapTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return res, nil
+}
+
+// authenticatesConnection reports whether a request may log its connection in, and
+// not only itself, as NTLM does, and Negotiate with it (RFC 4559, section 6). Nobody
+// else's request may follow on such a connection.
+func authenticatesConnection(h http.Header) bool {
+	return slices.ContainsFunc(h["Authorization"], func(value string) bool {
+		scheme := strings.TrimLeft(value, " \t")
+		if end := strings.IndexAny(scheme, " \t"); end >= 0 {
+			scheme = scheme[:end]
+		}
+		return strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate")
+	})
 }
 
 // interruptible is a body over HTTP/2 whose Close ends a Read that waits for the
