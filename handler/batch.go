@@ -41,8 +41,8 @@ func (b *batcher) write(above io.Writer, p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(*room) > 0 {
-		if _, failed := b.Conn.Write(*room); failed != nil {
-			n, err = 0, failed // how much has arrived nobody knows
+		if sent, failed := b.Conn.Write(*room); failed != nil {
+			n, err = min(n, sent), failed // of p, or of the records with it: 0 if nothing has left
 		}
 	}
 	*room = (*room)[:0]

@@ -16,11 +16,12 @@ type writes struct {
 	net.Conn
 	each [][]byte
 	err  error
+	sent int // before err
 }
 
 func (w *writes) Write(p []byte) (int, error) {
 	if w.err != nil {
-		return 0, w.err
+		return w.sent, w.err
 	}
 	w.each = append(w.each, bytes.Clone(p))
 	return len(p), nil
@@ -61,6 +62,11 @@ func TestBatcher(t *testing.T) {
 	conn.err = errors.New("reset")
 	if n, err := b.write(records{b}, long); n != 0 || err != conn.err {
 		t.Errorf("write to a connection that is gone: got %d, %v; want 0, %v", n, err, conn.err)
+	}
+	// Then the request must not be sent once more as one that nobody has seen.
+	conn.sent = 7
+	if n, err := b.write(records{b}, long); n != conn.sent || err != conn.err {
+		t.Errorf("write to a connection that breaks off: got %d, %v; want %d, %v", n, err, conn.sent, conn.err)
 	}
 	conn.err, conn.each = nil, nil
 	if _, err := b.Write([]byte("next")); err != nil || len(conn.each) != 1 || string(conn.each[0]) != "next" {
