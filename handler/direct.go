@@ -375,12 +375,16 @@ type directBody struct {
 	stop func() bool
 	last bool        // the connection ends with this answer
 	read int         // bytes
+	over error       // what ended the reading
 	done atomic.Bool // a Close may come beside a Read, see maskReader.wait
 }
 
 func (b *directBody) Read(p []byte) (int, error) {
+	if b.over != nil {
+		return 0, b.over
+	}
 	if b.done.Load() {
-		return 0, io.EOF
+		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := b.ReadCloser.Read(p)
 	if b.read += n; b.read > longBody && b.conn.batcher != nil {
@@ -393,6 +397,7 @@ func (b *directBody) Read(p []byte) (int, error) {
 	if err != io.EOF && b.ctx.Err() != nil {
 		err = context.Cause(b.ctx)
 	}
+	b.over = err
 	return n, err
 }
 
