@@ -62,6 +62,11 @@ func Used() {
 	if !used.Load() { // a store for each request would be shared by all cores
 		used.Store(true)
 	}
+	arm()
+}
+
+// arm sees to it that a timer runs.
+func arm() {
 	if !armed.Load() && armed.CompareAndSwap(false, true) {
 		time.AfterFunc(Quiet, look)
 	}
@@ -74,6 +79,10 @@ func look() {
 		return
 	}
 	armed.Store(false)
+	if used.Load() { // it was said since, when this timer still seemed to run
+		arm()
+		return
+	}
 	if now := measure(); now.held-now.live+now.free >= worth {
 		debug.FreeOSMemory()
 	}
