@@ -34,7 +34,10 @@ func TestFinder(t *testing.T) {
 		return w
 	}
 	for round := range 5000 {
-		letters := 2 + source.IntN(3)
+		letters, longest := 2+source.IntN(3), 200
+		if round%2 == 0 {
+			letters, longest = 20, 800 // most of it is passed
+		}
 		needles := make([][]byte, 1+source.IntN(12))
 		for i := range needles {
 			needles[i] = word(letters, 2+source.IntN(12))
@@ -43,9 +46,12 @@ func TestFinder(t *testing.T) {
 			needles = append(needles, word(letters, 300)) // longer than a window can be
 		}
 		slices.SortStableFunc(needles, func(a, b []byte) int { return len(b) - len(a) })
-		text := word(letters, source.IntN(200))
+		text := word(letters, source.IntN(longest))
 		if source.IntN(2) == 0 {
 			text = slices.Concat(needles[0], text, needles[len(needles)-1])
+		}
+		if at := source.IntN(len(text) + 1); source.IntN(2) == 0 {
+			text = slices.Insert(text, at, needles[source.IntN(len(needles))]...)
 		}
 		want, got := coveredBy(needles, text), bytes.Clone(text)
 		newFinder(needles).each(got, func(from, to, _ int) { stars(got[from:to]) })

@@ -126,7 +126,7 @@ func (m *mask) apply(text []byte) { m.applyBefore(text, len(text)) }
 // where needles cover the text from there on.
 func (m *mask) applyBefore(text []byte, limit int) (end int) {
 	f := m.finder.Load()
-	if f == nil && (len(m.needles) == 1 || len(text) < manyBytes) && !m.containsAny(text) {
+	if f == nil && len(text) < manyBytes && !m.containsAny(text) {
 		return limit
 	}
 	short := len(m.needles)
