@@ -24,7 +24,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 .PHONY: build run demo test clients agents attack large soak bench bench-report lint fuzz xcaddy clean
 
 build:
-	$(GO) build -trimpath -o caddy ./cmd/caddy
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o caddy ./cmd/caddy
 
 run: build
 	@scripts/next-steps.sh

@@ -11,10 +11,7 @@ package e2e
 import (
 	"crypto/rand"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -57,12 +54,8 @@ func plainBinary(t *testing.T) string {
 }
 
 var (
-	buildRace = sync.OnceValues(func() (string, error) {
-		return build("STARPOD_TEST_BINARY", "caddy-race", "-race")
-	})
-	buildPlain = sync.OnceValues(func() (string, error) {
-		return build("STARPOD_TEST_BINARY_PLAIN", "caddy")
-	})
+	buildRace  = sync.OnceValues(func() (string, error) { return testbench.BuildRaceCaddy(buildDir) })
+	buildPlain = sync.OnceValues(func() (string, error) { return testbench.BuildCaddy(buildDir) })
 )
 
 func built(t *testing.T, build func() (string, error)) string {
@@ -72,39 +65,6 @@ func built(t *testing.T, build func() (string, error)) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// build returns the path in the environment variable, or builds a binary.
-func build(variable, name string, flags ...string) (string, error) {
-	root, err := testbench.ModuleRoot()
-	if err != nil {
-		return "", err
-	}
-	if err := lookAtSources(root); err != nil {
-		return "", err
-	}
-	if path := os.Getenv(variable); path != "" {
-		return filepath.Abs(path)
-	}
-	output := filepath.Join(buildDir, name)
-	cmd := exec.Command("go", append(append([]string{"build", "-o", output}, flags...), "./cmd/caddy")...)
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the binary: %w\n%s", err, out)
-	}
-	return output, nil
-}
-
-// lookAtSources keeps `go test` from showing results of an older binary: it
-// caches them by the files that the test itself has looked at, and the compiler
-// is another process.
-func lookAtSources(root string) error {
-	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() && path != root && strings.HasPrefix(entry.Name(), ".") {
-			return fs.SkipDir
-		}
-		return err
-	})
 }
 
 // newValue returns a secret value that no chance finds in a log, with

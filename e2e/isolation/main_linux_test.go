@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	}
 	if os.Geteuid() != 0 || os.Getenv(insideVariable) != "" {
 		code := m.Run()
-		_ = os.Remove(builtCaddy())
+		_ = os.RemoveAll(buildDir())
 		os.Exit(code)
 	}
 	self, err := os.Executable()

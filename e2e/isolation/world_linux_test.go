@@ -92,8 +92,7 @@ func (w *world) makeFolders(t testing.TB) {
 // dataDir is hidden, and belongs to root or to the ordinary user.
 func (w *world) dataDir(user bool) string { return filepath.Join(w.dir, fmt.Sprint("data-", user)) }
 
-// caddyBinary is the binary under test. STARPOD_TEST_BINARY names one that is
-// there; else it is built, once for all tests.
+// caddyBinary is the binary under test, built once for all tests.
 func caddyBinary(t testing.TB) string {
 	t.Helper()
 	path, err := buildCaddy()
@@ -103,25 +102,15 @@ func caddyBinary(t testing.TB) string {
 	return path
 }
 
-func builtCaddy() string {
-	return filepath.Join(os.TempDir(), fmt.Sprintf("starpod-isolation-caddy-%d", os.Getpid()))
+func buildDir() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("starpod-isolation-%d", os.Getpid()))
 }
 
 var buildCaddy = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("STARPOD_TEST_BINARY"); path != "" {
-		return filepath.Abs(path)
-	}
-	root, err := testbench.ModuleRoot()
-	if err != nil {
+	if err := os.Mkdir(buildDir(), 0o755); err != nil { // for every user to run
 		return "", err
 	}
-	path := builtCaddy()
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/caddy")
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the binary: %w\n%s", err, out)
-	}
-	return path, nil
+	return testbench.BuildCaddy(buildDir())
 })
 
 // makeNetworks furnishes the host, and removes what it made.

@@ -23,12 +23,20 @@ import (
 	"time"
 )
 
-// BuildCaddy builds the binary of this module into the folder and returns its
-// path. STARPOD_TEST_BINARY_PLAIN names one to use instead.
+// BuildCaddy builds the binary of this module into the folder, as the image of
+// examples/docker and xcaddy build it, and returns its path. STARPOD_TEST_BINARY_PLAIN
+// names one to use instead.
 func BuildCaddy(dir string) (string, error) {
-	if path := os.Getenv("STARPOD_TEST_BINARY_PLAIN"); path != "" {
-		return filepath.Abs(path)
-	}
+	return buildCaddy("STARPOD_TEST_BINARY_PLAIN", filepath.Join(dir, "caddy"), "CGO_ENABLED=0", "-trimpath", "-ldflags=-s")
+}
+
+// BuildRaceCaddy builds one with the race detector. STARPOD_TEST_BINARY names one to
+// use instead.
+func BuildRaceCaddy(dir string) (string, error) {
+	return buildCaddy("STARPOD_TEST_BINARY", filepath.Join(dir, "caddy-race"), "CGO_ENABLED=1", "-race")
+}
+
+func buildCaddy(instead, output, setting string, flags ...string) (string, error) {
 	root, err := ModuleRoot()
 	if err != nil {
 		return "", err
@@ -44,9 +52,11 @@ func BuildCaddy(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	output := filepath.Join(dir, "caddy")
-	cmd := exec.Command("go", "build", "-o", output, "./cmd/caddy")
-	cmd.Dir = root
+	if path := os.Getenv(instead); path != "" {
+		return filepath.Abs(path)
+	}
+	cmd := exec.Command("go", append(append([]string{"build", "-o", output}, flags...), "./cmd/caddy")...)
+	cmd.Dir, cmd.Env = root, append(os.Environ(), setting)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the binary: %w\n%s", err, out)
 	}
