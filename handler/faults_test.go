@@ -220,6 +220,7 @@ func (b *bench) awaitLine(message string, want map[string]any) {
 // TestSilentHandshake: an upstream that accepts and says nothing holds a client
 // no longer than upstreamHandshake.
 func TestSilentHandshake(t *testing.T) {
+	t.Parallel() // it waits, most of the time
 	b := newBench(t, nil)
 	b.proxy.Init()
 	for _, transport := range []*http.Transport{b.proxy.upstream.h1, b.proxy.upstream.h2} {

@@ -44,8 +44,8 @@ func TestAnswersBeforeTheBodyEnds(t *testing.T) {
 				continue // net/http reads on before it refuses, and clients do not wait
 			}
 			t.Run(fmt.Sprintf("%s, late %v", test.name, late), func(t *testing.T) {
-				for range 20 {
-					b.logs.TakeAll()
+				b.logs.TakeAll()
+				for round := range 20 {
 					conn := b.tunnel(b.apiAuthority(), "api.starpod.test", "http/1.1")
 					raw := func(s string) string { return strings.ReplaceAll(s, "{host}", b.apiAuthority()) }
 					r := bufio.NewReader(conn)
@@ -66,6 +66,10 @@ func TestAnswersBeforeTheBodyEnds(t *testing.T) {
 					_, _ = io.Copy(io.Discard, response.Body)
 					if response.StatusCode != test.status {
 						t.Fatalf("got status %d, want %d", response.StatusCode, test.status)
+					}
+					if response.Close && round%5 < 4 {
+						_ = conn.Close() // waiting for its end takes net/http half a second
+						continue
 					}
 					second, err := http.ReadResponse(r, nil)
 					switch {
