@@ -147,14 +147,10 @@ func (p *Proxy) serveIntercepted(w http.ResponseWriter, r *http.Request, t *tunn
 		done()
 		return err
 	}
-	stream, isStream := conn.(*streamConn)
-	var piped *pipedStream
-	if isStream {
-		piped = newPipedStream(stream)
-		conn = piped
-	}
 	p.Stats.Intercepted.Add(1)
-	t.Conn, t.remote, t.trusted = conn, r.RemoteAddr, from != nil && from.trusted
+	var returned func()
+	t.Conn, returned = lend(conn, isObserved(w) || r.ContentLength != 0) // Caddy gives what is left of a body its time
+	t.remote, t.trusted = r.RemoteAddr, from != nil && from.trusted
 	if outer, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
 		t.bodyTimeout = outer.ReadTimeout
 	}
@@ -167,14 +163,26 @@ func (p *Proxy) serveIntercepted(w http.ResponseWriter, r *http.Request, t *tunn
 	}
 	p.live.add(t)
 	p.inner.serve(t)
-	switch {
-	case isStream:
+	if returned != nil {
 		<-closed
-		<-piped.copied
-	case isObserved(w), r.ContentLength != 0: // Caddy gives what is left of a body its time
-		<-closed
+		returned()
 	}
 	return nil
+}
+
+// lend returns the connection for a tunnel. If it is to be had back when the tunnel has
+// been closed, as a stream is in any case, returned waits until nobody uses it any more;
+// else that is nil.
+func lend(conn net.Conn, wanted bool) (lent net.Conn, returned func()) {
+	if stream, ok := conn.(*streamConn); ok {
+		piped := newPipedStream(stream)
+		return piped, func() { <-piped.copied }
+	}
+	if !wanted {
+		return conn, nil
+	}
+	c := &lentConn{Conn: conn}
+	return c, c.end
 }
 
 // isObserved reports whether somebody takes note of an answer when its handler
@@ -334,9 +342,4 @@ func (c *bufferedConn) Read(p []byte) (int, error) {
 // NetConn returns what is below, as that of *tls.Conn does.
 func (c *bufferedConn) NetConn() net.Conn { return c.Conn }
 
-func (c *bufferedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *bufferedConn) CloseWrite() error { return closeWrite(c.Conn) }

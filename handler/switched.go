@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"sync"
 )
 
 var errEarlySwitch = errors.New("the protocol was changed before the request had ended")
@@ -27,51 +26,19 @@ func (w *mirrorWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if f.proxy.HandOver {
 		return conn, rw, nil // the next handler's to use, for as long as it likes
 	}
-	c := &switchedConn{bufferedConn: bufferedConn{Conn: conn}}
+	// When one direction fails ReverseProxy returns while the other still uses the
+	// connection, which must not go on when the request is over.
+	c := &lentConn{Conn: conn}
 	if rw.Reader.Buffered() > 0 {
-		c.early = rw.Reader
+		c.Conn = &bufferedConn{Conn: conn, early: rw.Reader}
 	}
 	f.client = c
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.proxy.live.add(c)
-	f.cleanup = append(f.cleanup, func() { f.proxy.live.remove(c) }, c.stop)
+	f.cleanup = append(f.cleanup, func() { f.proxy.live.remove(c) }, func() {
+		_ = c.Close()
+		c.end()
+	})
 	return c, bufio.NewReadWriter(bufio.NewReader(c), rw.Writer), nil
-}
-
-// switchedConn is the client's connection after a change of protocol. When one
-// direction fails ReverseProxy returns while the other still uses it, which must
-// not go on when the request is over: writers around this one count what passes.
-type switchedConn struct {
-	bufferedConn
-	using sync.RWMutex // held for reading while the connection is in use
-	ended bool
-}
-
-// Read implements net.Conn.
-func (c *switchedConn) Read(p []byte) (int, error) {
-	c.using.RLock()
-	defer c.using.RUnlock()
-	if c.ended {
-		return 0, net.ErrClosed
-	}
-	return c.bufferedConn.Read(p)
-}
-
-// Write implements net.Conn.
-func (c *switchedConn) Write(p []byte) (int, error) {
-	c.using.RLock()
-	defer c.using.RUnlock()
-	if c.ended {
-		return 0, net.ErrClosed
-	}
-	return c.Conn.Write(p)
-}
-
-// stop closes, and returns when nobody uses the connection any more.
-func (c *switchedConn) stop() {
-	_ = c.Close()
-	c.using.Lock()
-	defer c.using.Unlock()
-	c.ended = true
 }
